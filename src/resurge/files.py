@@ -1,0 +1,36 @@
+"""Files that are whole or absent: atomic writes, and the folder where caches live."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from resurge.errors import ResurgeError
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` to `path` so that a reader, or a kill at any moment, sees the old file or the new one.
+
+    The bytes go to a temporary file in the same folder, reach the disk (fsync), and then take the name in
+    one rename. A full disk leaves the old file as it was.
+
+    Raises:
+        ResurgeError: the folder cannot be written to, or the disk is full.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise ResurgeError(f"cannot write {path}: {error.strerror or error}; what was there is unchanged") from error
+
+
+def cache_dir() -> Path:
+    """The folder for what can be made again: `$XDG_CACHE_HOME/resurge`, by default `~/.cache/resurge`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resurge"

@@ -1,0 +1,167 @@
+"""The contract: a recurrent layer is a function (inputs, state) -> (outputs, state), the same in every form."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from resurge.errors import ResurgeError
+from resurge.paper import Paper, cite
+from resurge.state import named_tensors
+
+
+class ParamGroups(NamedTuple):
+    """Parameters by how they are trained: `recurrent` at a learning rate of their own, without decay, in float32."""
+
+    recurrent: list[nn.Parameter]
+    other: list[nn.Parameter]
+
+
+class RecurrentLayer(nn.Module):
+    """Base of all recurrent layers.
+
+    A subclass names its paper and ops, sets `d_model`, and writes `initial_state` and `scan`; `step` may be
+    written too where one step has a cheaper form. Nothing recurrent is stored on the module.
+    """
+
+    PAPER: ClassVar[Paper]
+    OPS: ClassVar[tuple[str, ...]] = ()  # the ops it calls, for explain(); "torch.x" is PyTorch's own
+    RECURRENT: ClassVar[tuple[str, ...]] = ()  # names of the recurrence's own parameters
+    CAUSAL: ClassVar[bool] = True
+    d_model: int
+
+    def initial_state(
+        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> Any:
+        """The state before the first step: a NamedTuple of tensors, batch first, float32 unless `dtype` is given.
+
+        Device and dtype default to the layer's own device, and to float64 for a float64 layer, else float32.
+        """
+        raise TypeError(f"{type(self).__name__} does not define initial_state")
+
+    def scan(self, x: Tensor, state: Any, reset: Tensor | None) -> tuple[Tensor, Any]:
+        """The layer's own mathematics over checked arguments: x (B, T, D), a state, reset (B, T) or None."""
+        raise TypeError(f"{type(self).__name__} does not define scan")
+
+    def forward(self, x: Tensor, state: Any = None, *, reset: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Outputs `(B, T, d_model)` and the state after the last step.
+
+        Args:
+            x: inputs `(B, T, d_model)`, T >= 1.
+            state: the state before the first step; None is the initial state. Feeding a sequence in pieces, each
+                with the state that the piece before returned, equals feeding it whole.
+            reset: `(B, T)` bool. Where true, the row starts anew from the initial state at that step.
+
+        Raises:
+            ResurgeError: a wrong shape, or the state of another layer or batch size.
+        """
+        if x.dim() != 3 or x.shape[-1] != self.d_model or 0 in x.shape:
+            raise ResurgeError(f"x must have shape (B, T, {self.d_model}) with B, T >= 1, and has {tuple(x.shape)}")
+        if reset is not None and (reset.dtype != torch.bool or reset.shape != x.shape[:2]):
+            raise ResurgeError(
+                f"reset must be bool of shape (B, T) = {tuple(x.shape[:2])}, "
+                f"and is {reset.dtype} of {tuple(reset.shape)}"
+            )
+        return self.scan(x, self._state(state, x.shape[0]), reset)
+
+    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One step: x_t `(B, d_model)` and a state to y_t `(B, d_model)` and the next state."""
+        y, state = self.forward(x_t[:, None], state)
+        return y[:, 0], state
+
+    def _state(self, state: Any, batch_size: int) -> Any:
+        """The state to start from, refused if it is not one of this layer's for this batch."""
+        if state is None:
+            return self.initial_state(batch_size)
+        like = self.initial_state(batch_size, device=torch.device("meta"))
+        if type(state) is not type(like):
+            raise ResurgeError(
+                f"state must be a {type(like).__name__} of {type(self).__name__}, and is a {type(state).__name__}"
+            )
+        for (name, given), (_, expected) in zip(named_tensors(state), named_tensors(like), strict=True):
+            if given.shape != expected.shape:
+                raise ResurgeError(
+                    f"state.{name} must have shape {tuple(expected.shape)} for a batch of {batch_size}, "
+                    f"and has {tuple(given.shape)}"
+                )
+        return state
+
+    def zeros(self, *shape: int, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
+        """A tensor of zeros for a state, on the layer's device and in the dtype that states have."""
+        own = next(self.parameters())
+        state_dtype = torch.float64 if own.dtype == torch.float64 else torch.float32
+        return torch.zeros(*shape, device=device or own.device, dtype=dtype or state_dtype)
+
+    def param_groups(self) -> ParamGroups:
+        """This layer's parameters, each exactly once: the recurrence's own, and the others."""
+        recurrent = [p for name, p in self.named_parameters() if name in self.RECURRENT]
+        other = [p for name, p in self.named_parameters() if name not in self.RECURRENT]
+        return ParamGroups(recurrent, other)
+
+    def cite(self) -> str:
+        """BibTeX of the paper that this layer comes from."""
+        return cite(self)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RecurrentLayer":
+        """As in nn.Module, but the recurrence's own parameters stay in float32 when a layer goes to half precision:
+        an eigenvalue near the unit circle would be rounded onto it."""
+        kept = {name: p.data for name, p in self.named_parameters() if name in self.RECURRENT}
+        super()._apply(fn, recurse)
+        for name, parameter in self.named_parameters():
+            if name in kept and parameter.dtype in (torch.bfloat16, torch.float16):
+                parameter.data = kept[name].to(parameter.device)
+        return self
+
+
+def param_groups(model: nn.Module) -> ParamGroups:
+    """The parameters of a whole model by how they are trained, each exactly once."""
+    recurrent: dict[nn.Parameter, None] = {}
+    for module in model.modules():
+        if isinstance(module, RecurrentLayer):
+            recurrent.update(dict.fromkeys(module.param_groups().recurrent))
+    return ParamGroups(list(recurrent), [p for p in model.parameters() if p not in recurrent])
+
+
+class BidirectionalState(NamedTuple):
+    """Empty: a bidirectional layer needs the whole sequence, and has nothing to carry."""
+
+
+class Bidirectional(RecurrentLayer):
+    """Two layers over the same sequence, one of them from its end: y = forward(x) + flip(backward(flip(x))).
+
+    It sees the future: there is no step and no state, and a sequence cannot be fed in pieces. A reset separates
+    documents for both directions.
+
+    Args:
+        ahead: the layer that runs forward in time.
+        back: the layer that runs backward; both of the same d_model.
+    """
+
+    CAUSAL = False
+
+    def __init__(self, ahead: RecurrentLayer, back: RecurrentLayer) -> None:
+        super().__init__()
+        if ahead.d_model != back.d_model:
+            raise ResurgeError(f"both layers must have one d_model, and have {ahead.d_model} and {back.d_model}")
+        self.d_model = ahead.d_model
+        self.ahead, self.back = ahead, back
+
+    def initial_state(
+        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> BidirectionalState:
+        return BidirectionalState()
+
+    def scan(self, x: Tensor, state: BidirectionalState, reset: Tensor | None) -> tuple[Tensor, BidirectionalState]:
+        ahead, _ = self.ahead(x, reset=reset)
+        if reset is not None:  # the first step after a document, seen from behind, is the last step of the next one
+            reset = reset.flip(1).roll(1, 1)
+        back, _ = self.back(x.flip(1), reset=reset)
+        return ahead + back.flip(1), state
+
+    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        raise ResurgeError("a bidirectional layer has no step: it needs the whole sequence")
+
+    def param_groups(self) -> ParamGroups:
+        ahead, back = self.ahead.param_groups(), self.back.param_groups()
+        return ParamGroups(ahead.recurrent + back.recurrent, ahead.other + back.other)

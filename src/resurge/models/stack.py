@@ -1,0 +1,153 @@
+"""The deep residual stack around a recurrent layer, and how it treats rows of different lengths."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from resurge.errors import ResurgeError
+from resurge.layer import RecurrentLayer
+from resurge.nn import GatedLinear, TiedDropout
+from resurge.nn import norm as make_norm
+from resurge.state import where
+
+StackState = tuple[Any, ...]
+
+
+class ResidualBlock(nn.Module):
+    r"""A recurrent layer, a nonlinearity and a gate, with a skip connection around them.
+
+        z = Norm(x);  z = mixer(z);  z = Dropout(GELU(z));  z = Dropout(GLU(z));  x + z
+
+    Args:
+        mixer: the recurrent layer.
+        norm: "batch", "layer" or "rms".
+        prenorm: normalise the branch's input (as above), or else the sum: Norm(x + z).
+        dropout: probability, with one mask shared over time.
+
+    Source: appendix B of arXiv 2303.06349.
+    """
+
+    def __init__(
+        self, mixer: RecurrentLayer, *, norm: str = "batch", prenorm: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.norm = make_norm(norm, mixer.d_model)
+        self.prenorm = prenorm
+        self.glu = GatedLinear(mixer.d_model)
+        self.dropout = TiedDropout(dropout)
+
+    def forward(
+        self, x: Tensor, state: Any = None, *, valid: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """x (B, T, D) to the same shape, and the mixer's state; valid (B, T) tells real steps from padding."""
+        z = self.norm(x, valid) if self.prenorm else x
+        z, state = self.mixer(z, state, reset=reset)
+        z = self.dropout(self.glu(self.dropout(gelu(z))))
+        x = x + z
+        return (x if self.prenorm else self.norm(x, valid)), state
+
+
+class Stack(nn.Module):
+    """`depth` residual blocks, one after the other, each around a mixer of its own.
+
+    Args:
+        make_mixer: called once a block; gives its recurrent layer, for example
+            `lambda: LRU(128, 256, r_min=0.9, r_max=0.99)`.
+        depth: number of blocks.
+        norm, prenorm, dropout: as in `ResidualBlock`.
+    """
+
+    def __init__(
+        self,
+        make_mixer: Callable[[], RecurrentLayer],
+        depth: int,
+        *,
+        norm: str = "batch",
+        prenorm: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ResurgeError(f"depth must be at least 1, and is {depth}")
+        self.blocks = nn.ModuleList(
+            ResidualBlock(make_mixer(), norm=norm, prenorm=prenorm, dropout=dropout) for _ in range(depth)
+        )
+        self.d_model: int = self.blocks[0].mixer.d_model  # type: ignore[union-attr, assignment]
+
+    def initial_state(self, batch_size: int) -> StackState:
+        """The state of every block before the first step."""
+        return tuple(block.mixer.initial_state(batch_size) for block in self.blocks)  # type: ignore[union-attr, operator]
+
+    def forward(
+        self,
+        x: Tensor,
+        state: StackState | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Tensor, StackState]:
+        """Outputs (B, T, D), and the state after the last real step of each row.
+
+        lengths (B,) tells how many steps of a row are real, padding on the right; what comes out at padding means
+        nothing.
+        """
+        if state is not None and len(state) != len(self.blocks):
+            raise ResurgeError(f"state must have {len(self.blocks)} parts, one a block, and has {len(state)}")
+        if lengths is None:
+            return self._run(x, state, None, reset)
+        _check_lengths(lengths, x)
+        if state is None:
+            return self._run_aligned(x, lengths, reset)
+        return self._run_pieces(x, state, lengths, reset)
+
+    def _run(
+        self, x: Tensor, state: StackState | None, valid: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, StackState]:
+        states = []
+        for i, block in enumerate(self.blocks):
+            x, after = block(x, None if state is None else state[i], valid=valid, reset=reset)
+            states.append(after)
+        return x, tuple(states)
+
+    def _run_aligned(self, x: Tensor, lengths: Tensor, reset: Tensor | None) -> tuple[Tensor, StackState]:
+        """From the initial state: move the real steps of each row to its end, where the state is read, and start
+        the row anew at the first of them. One pass, whatever the lengths."""
+        T = x.shape[1]
+        steps = torch.arange(T, device=x.device)
+        shift = (T - lengths)[:, None]
+        source = (steps - shift) % T
+        valid = steps >= shift
+        starts = steps == shift
+        if reset is not None:
+            starts = starts | (reset.gather(1, source) & valid)
+        x = x.gather(1, source[..., None].expand_as(x))
+        y, state = self._run(x, None, valid, starts)
+        back = ((steps + shift) % T)[..., None].expand_as(y)
+        return y.gather(1, back), state
+
+    def _run_pieces(
+        self, x: Tensor, state: StackState, lengths: Tensor, reset: Tensor | None
+    ) -> tuple[Tensor, StackState]:
+        """From a given state: in pieces that end where some row ends, each row keeping the state of its own end."""
+        outputs = []
+        for start, stop in pairwise(sorted({0, *lengths.tolist(), x.shape[1]})):
+            piece = slice(start, stop)
+            y, after = self._run(x[:, piece], state, None, None if reset is None else reset[:, piece])
+            state = where(lengths > start, after, state)
+            outputs.append(y)
+        return torch.cat(outputs, 1), state
+
+
+def _check_lengths(lengths: Tensor, x: Tensor) -> None:
+    B, T = x.shape[:2]
+    if lengths.shape != (B,) or lengths.is_floating_point():
+        raise ResurgeError(f"lengths must be {B} integers, and are {lengths.dtype} of shape {tuple(lengths.shape)}")
+    if int(lengths.min()) < 0 or int(lengths.max()) > T:
+        raise ResurgeError(
+            f"lengths must lie between 0 and T = {T}, and lie between {int(lengths.min())} and {int(lengths.max())}"
+        )

@@ -1,0 +1,17 @@
+"""Small parts that layers and models share."""
+
+from resurge.nn.blocks import BatchNorm, GatedLinear, LayerNorm, Norm, RMSNorm, TiedDropout, norm
+from resurge.nn.pooling import LastPool, MeanPool, Pool
+
+__all__ = [
+    "BatchNorm",
+    "GatedLinear",
+    "LastPool",
+    "LayerNorm",
+    "MeanPool",
+    "Norm",
+    "Pool",
+    "RMSNorm",
+    "TiedDropout",
+    "norm",
+]

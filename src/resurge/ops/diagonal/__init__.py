@@ -1,0 +1,171 @@
+"""The diagonal linear recurrence h_t = a_t h_{t-1} + x_t: public function, checks, registration, backward rule.
+
+Inside, complex numbers are pairs of reals in a last axis of size 2, so that the registered operator sees real
+tensors only: autocast, `torch.compile` and export have no complex kernels to speak of.
+"""
+
+import torch
+from torch import Tensor
+
+from resurge.dispatch import select
+from resurge.errors import ResurgeError
+from resurge.ops.diagonal import gpu, reference
+
+
+def diagonal_scan(
+    a: Tensor, x: Tensor, h0: Tensor | None = None, *, reset: Tensor | None = None, reverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Diagonal linear recurrence over time, real or complex.
+
+        h_t = a_t h_{t-1} + x_t        t = 1 ... T,  elementwise over D
+
+    Args:
+        a: coefficients, `(D,)` constant in time, `(T, D)`, or `(B, T, D)`.
+        x: inputs `(B, T, D)`, T >= 1. If `a` or `x` is complex, both are taken as complex.
+        h0: state before the first step, `(B, D)`; None is zero.
+        reset: `(B, T)` bool. True cuts the link between t-1 and t, whichever way the scan runs: forward, the row
+            starts anew at t (from zero, not from h0); in reverse, it starts anew at t-1.
+        reverse: scan from t = T down to 1: h_t = a_t h_{t+1} + x_t, with h0 the state after the end.
+
+    Returns:
+        `(h, h_last)`: all states `(B, T, D)` in the dtype of x, and the last one scanned `(B, D)` in float32
+        (float64 for float64 inputs), which continues the recurrence as the h0 of another call.
+
+    Gradients flow to a, x and h0, and from both h and h_last; for complex arguments they follow PyTorch's
+    convention dL/dRe + i dL/dIm. Half precision is computed and carried in float32.
+
+    Cost: one pass over memory forward, two backward; the backward pass keeps h. State: D numbers a row.
+
+    Raises:
+        ResurgeError: shapes that do not fit, integer tensors, mixed devices.
+
+    Source: eqs. 1 and 5 of "Resurrecting Recurrent Neural Networks for Long Sequences", arXiv 2303.06349.
+    """
+    if not (a.is_complex() or x.is_complex()):
+        _check(a, x, h0, reset, pairs=False)
+        return _scan(a, x, h0, reset, reverse)
+    a, x = (v if v.is_complex() else torch.complex(v, torch.zeros_like(v)) for v in (a, x))
+    if h0 is not None and not h0.is_complex():
+        h0 = torch.complex(h0, torch.zeros_like(h0))
+    a, x = torch.view_as_real(a), torch.view_as_real(x)
+    h0 = None if h0 is None else torch.view_as_real(h0)
+    _check(a, x, h0, reset, pairs=True)
+    h, h_last = _scan(a, x, h0, reset, reverse)
+    return torch.view_as_complex(h), torch.view_as_complex(h_last)
+
+
+def diagonal_scan_pairs(
+    a: Tensor, x: Tensor, h0: Tensor | None = None, *, reset: Tensor | None = None, reverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The complex `diagonal_scan` for pairs (re, im) of reals in a last axis of size 2.
+
+    a `(D, 2)`, `(T, D, 2)` or `(B, T, D, 2)`; x and h `(B, T, D, 2)`; h0 and h_last `(B, D, 2)`. Everything else
+    is as in `diagonal_scan`; half precision is allowed here.
+    """
+    _check(a, x, h0, reset, pairs=True)
+    return _scan(a, x, h0, reset, reverse)
+
+
+def _check(a: Tensor, x: Tensor, h0: Tensor | None, reset: Tensor | None, *, pairs: bool) -> None:
+    tail = (2,) if pairs else ()
+    if x.dim() != 3 + pairs or x.shape[3:] != tail or 0 in x.shape:
+        wanted = "(B, T, D, 2)" if pairs else "(B, T, D)"
+        raise ResurgeError(f"x must have shape {wanted} with B, T, D >= 1, and has {tuple(x.shape)}")
+    B, T, D = x.shape[:3]
+    if tuple(a.shape) not in ((D, *tail), (T, D, *tail), (B, T, D, *tail)):
+        raise ResurgeError(
+            f"a must have shape (D,), (T, D) or (B, T, D) for B={B}, T={T}, D={D}, and has {tuple(a.shape)}"
+        )
+    if h0 is not None and tuple(h0.shape) != (B, D, *tail):
+        raise ResurgeError(f"h0 must have shape (B, D) = ({B}, {D}), and has {tuple(h0.shape)}")
+    if reset is not None and (reset.dtype != torch.bool or tuple(reset.shape) != (B, T)):
+        raise ResurgeError(
+            f"reset must be bool of shape (B, T) = ({B}, {T}), and is {reset.dtype} of {tuple(reset.shape)}"
+        )
+    for name, value in (("a", a), ("x", x), ("h0", h0)):
+        if value is not None and not value.is_floating_point():
+            raise ResurgeError(f"{name} must be floating point, and is {value.dtype}")
+    for name, value in (("a", a), ("h0", h0), ("reset", reset)):
+        if value is not None and value.device != x.device:
+            raise ResurgeError(f"{name} is on {value.device}, and x is on {x.device}: both must be on one device")
+
+
+def _scan(a: Tensor, x: Tensor, h0: Tensor | None, reset: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
+    """Bring the arguments into the operator's form: real, (1 or B, 1 or T, ...), float32 or float64; and dispatch."""
+    dtype = torch.float64 if torch.float64 in (x.dtype, a.dtype) else torch.float32
+    if a.shape == x.shape[2:]:
+        a = a[None]
+    if a.dim() < x.dim():
+        a = a[None]
+    h0 = x.new_zeros(x.shape[:1] + x.shape[2:], dtype=dtype) if h0 is None else h0.to(dtype)
+    cut = reset
+    if reverse and reset is not None:  # seen from the other side, the link between t-1 and t belongs to t-1
+        cut = torch.cat([reset[:, 1:], torch.zeros_like(reset[:, :1])], 1)
+    serving = select(x)
+    if serving == "numba":
+        h, h_last = _diagonal_scan(a.to(dtype), x.to(dtype), h0, cut, reverse)
+    else:
+        h, h_last = _composable(serving, a.to(dtype), x.to(dtype), h0, cut, reverse)
+    return h.to(x.dtype), h_last
+
+
+def _composable(
+    serving: str, a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """The scan as plain PyTorch, differentiable any number of times and in any mode."""
+    scan = reference.scan if serving == "reference" else gpu.scan
+    if x.dim() == 3:
+        return scan(a, x, h0, cut, reverse)
+    a, x, h0 = (torch.view_as_complex(v.contiguous()) for v in (a, x, h0))
+    h, h_last = scan(a, x, h0, cut, reverse)
+    return torch.view_as_real(h), torch.view_as_real(h_last)
+
+
+@torch.library.custom_op("resurge::diagonal_scan", mutates_args=())
+def _diagonal_scan(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
+    from resurge.ops.diagonal import cpu
+
+    h = cpu.forward(a, x, h0, cut, reverse)
+    return h, h[:, 0 if reverse else -1].clone()
+
+
+@_diagonal_scan.register_fake
+def _(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(h0.shape)
+
+
+@torch.library.custom_op("resurge::diagonal_scan_backward", mutates_args=())
+def _diagonal_scan_backward(
+    a: Tensor, h: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, dh: Tensor, dh_last: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    from resurge.ops.diagonal import cpu
+
+    return cpu.backward(a, h, h0, cut, reverse, dh, dh_last)
+
+
+@_diagonal_scan_backward.register_fake
+def _(
+    a: Tensor, h: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, dh: Tensor, dh_last: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return a.new_empty(a.shape), h.new_empty(h.shape), h0.new_empty(h0.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    a, x, h0, cut, reverse = inputs
+    ctx.save_for_backward(a, x, h0, cut, output[0])
+    ctx.reverse = reverse
+
+
+def _backward(ctx, dh: Tensor, dh_last: Tensor):  # type: ignore[no-untyped-def]
+    a, x, h0, cut, h = ctx.saved_tensors
+    if torch.is_grad_enabled():  # create_graph: differentiate the composable form, which can be differentiated again
+        with torch.enable_grad():
+            a, x, h0 = (v if v.requires_grad else v.detach().requires_grad_() for v in (a, x, h0))
+            outputs = _composable("torch", a, x, h0, cut, ctx.reverse)
+            da, dx, dh0 = torch.autograd.grad(outputs, (a, x, h0), (dh, dh_last), create_graph=True)
+    else:
+        da, dx, dh0 = _diagonal_scan_backward(a, h, h0, cut, ctx.reverse, dh, dh_last)
+    return da, dx, dh0, None, None
+
+
+_diagonal_scan.register_autograd(_backward, setup_context=_setup_context)

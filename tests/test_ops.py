@@ -1,0 +1,322 @@
+"""Laws of the diagonal scan: every backend, every shape of the coefficients, forward and gradients."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tolerances import assert_close
+from torch import Tensor
+
+import resurge
+from resurge.dispatch import BACKENDS
+from resurge.ops import diagonal_scan, diagonal_scan_pairs
+
+FAST = [name for name in BACKENDS if name != "reference"]
+
+
+class Case(NamedTuple):
+    """The arguments of one call."""
+
+    a: Tensor
+    x: Tensor
+    h0: Tensor
+    reset: Tensor | None
+    reverse: bool
+
+
+def make_case(
+    seed: int, B: int, T: int, D: int, *, kind: str, is_complex: bool, resets: float, reverse: bool, dtype: torch.dtype
+) -> Case:
+    """Random arguments; kind is "d", "td" or "btd": the shape of the coefficients."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = {"d": (D,), "td": (T, D), "btd": (B, T, D)}[kind]
+    if is_complex:
+        dtype = {torch.float64: torch.complex128, torch.float32: torch.complex64}[dtype]
+        a = torch.polar(
+            torch.rand(shape, generator=generator, dtype=torch.float64),
+            2 * math.pi * torch.rand(shape, generator=generator, dtype=torch.float64),
+        ).to(dtype)
+    else:
+        a = (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1).to(dtype)
+    x = torch.randn(B, T, D, generator=generator, dtype=dtype)
+    h0 = torch.randn(B, D, generator=generator, dtype=dtype)
+    reset = torch.rand(B, T, generator=generator) < resets if resets else None
+    return Case(a, x, h0, reset, reverse)
+
+
+@st.composite
+def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> Case:
+    return make_case(
+        draw(st.integers(0, 10**6)),
+        draw(st.integers(1, 4)),
+        draw(st.one_of(st.integers(1, 5), st.sampled_from([7, 16, 17, 31, 64, 65, 97]))),
+        draw(st.sampled_from([1, 2, 3, 8, 16, 17, 33])),
+        kind=draw(st.sampled_from(["d", "td", "btd"])),
+        is_complex=draw(st.booleans()),
+        resets=draw(st.sampled_from([0.0, 0.1, 0.6])),
+        reverse=draw(st.booleans()),
+        dtype=dtype,
+    )
+
+
+def weighted(h: Tensor, last: Tensor) -> Tensor:
+    """A real loss in which every state has a weight of its own, the same ones in every precision."""
+    generator = torch.Generator().manual_seed(99)
+    wide = torch.complex128 if h.is_complex() else torch.float64
+    weights = [torch.randn(v.shape, generator=generator, dtype=wide).to(v.dtype) for v in (h, last)]
+    loss = (h * weights[0]).sum() + (last * weights[1]).sum()
+    return loss.real if loss.is_complex() else loss
+
+
+def run(case: Case, backend: str, *, last_matters: bool = True) -> list[Tensor]:
+    """[h, h_last, da, dx, dh0] on one backend, for fixed random weights of the outputs."""
+    a, x, h0 = (v.detach().clone().requires_grad_() for v in (case.a, case.x, case.h0))
+    with resurge.backend(backend):
+        h, last = diagonal_scan(a, x, h0, reset=case.reset, reverse=case.reverse)
+        loss = weighted(h, last if last_matters else last.detach())
+        gradients = torch.autograd.grad(loss, (a, x, h0))
+    return [h, last, *gradients]
+
+
+NAMES = ("h", "h_last", "da", "dx", "dh0")
+
+
+def brute_force(case: Case) -> np.ndarray:
+    """h_t as the explicit sum over s <= t of (a_{s+1} ... a_t) x_s, in numpy: no recurrence anywhere."""
+    a, x, h0 = (v.detach().numpy() for v in (case.a, case.x, case.h0))
+    B, T, D = x.shape
+    reset = np.zeros((B, T), bool) if case.reset is None else case.reset.numpy()
+    a = np.broadcast_to(a, (B, T, D))
+    h = np.zeros_like(x)
+    for b in range(B):
+        for t in range(T):
+            if case.reverse:
+                linked = [s for s in range(t, T) if not reset[b, t + 1 : s + 1].any()]
+                for s in linked:
+                    h[b, t] += a[b, t:s].prod(0) * x[b, s]
+                if not reset[b, t + 1 :].any():
+                    h[b, t] += a[b, t:].prod(0) * h0[b]
+            else:
+                linked = [s for s in range(t + 1) if not reset[b, s + 1 : t + 1].any()]
+                for s in linked:
+                    h[b, t] += a[b, s + 1 : t + 1].prod(0) * x[b, s]
+                if not reset[b, : t + 1].any():
+                    h[b, t] += a[b, : t + 1].prod(0) * h0[b]
+    return h
+
+
+@given(cases())
+def test_reference_is_the_definition(case: Case) -> None:
+    with resurge.backend("reference"):
+        h, last = diagonal_scan(case.a, case.x, case.h0, reset=case.reset, reverse=case.reverse)
+    expected = torch.from_numpy(brute_force(case))
+    assert_close(h, expected, torch.float64, "h")
+    assert_close(last, expected[:, 0 if case.reverse else -1], torch.float64, "h_last")
+
+
+@pytest.mark.parametrize("backend", FAST)
+@given(case=cases())
+def test_backends_agree_with_the_reference(backend: str, case: Case) -> None:
+    for name, actual, expected in zip(NAMES, run(case, backend), run(case, "reference"), strict=True):
+        assert_close(actual, expected, torch.float64, f"{backend}: {name}")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(case=cases(torch.float32))
+def test_float32_is_near_the_float64_reference(backend: str, case: Case) -> None:
+    wide = {torch.float32: torch.float64, torch.complex64: torch.complex128}[case.x.dtype]
+    exact = case._replace(a=case.a.to(wide), x=case.x.to(wide), h0=case.h0.to(wide))
+    for name, actual, expected in zip(NAMES, run(case, backend), run(exact, "reference"), strict=True):
+        assert_close(actual, expected, torch.float32, f"{backend}: {name}")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(case=cases(), cut=st.floats(0, 1))
+def test_any_split_equals_the_whole(backend: str, case: Case, cut: float) -> None:
+    T = case.x.shape[1]
+    border = int(cut * T)
+    if not 0 < border < T:
+        return
+    whole = run(case, backend)
+    a, x, h0 = (v.detach().clone().requires_grad_() for v in (case.a, case.x, case.h0))
+    pieces = [slice(0, border), slice(border, T)]
+    if case.reverse:
+        pieces.reverse()
+        if case.reset is not None and bool(case.reset[:, border].any()):
+            return  # in reverse a link cut at the border belongs to the other piece
+    outputs: dict[int, Tensor] = {}
+    h = h0
+    with resurge.backend(backend):
+        for piece in pieces:
+            part = a if a.dim() == 1 else a[..., piece, :]
+            reset = None if case.reset is None else case.reset[:, piece]
+            outputs[piece.start], h = diagonal_scan(part, x[:, piece], h, reset=reset, reverse=case.reverse)
+    joined = torch.cat([outputs[0], outputs[border]], 1)
+    gradients = torch.autograd.grad(weighted(joined, h), (a, x, h0))
+    for name, actual, expected in zip(NAMES, [joined, h, *gradients], whole, strict=True):
+        assert_close(actual, expected, torch.float64, name)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("kind", ["d", "td", "btd"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradcheck(backend: str, is_complex: bool, kind: str, reverse: bool) -> None:
+    case = make_case(
+        3, 2, 5, 3, kind=kind, is_complex=is_complex, resets=0.2, reverse=reverse, dtype=torch.float64
+    )
+    arguments = [v.clone().requires_grad_() for v in (case.a, case.x, case.h0)]
+
+    def function(a: Tensor, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+        return diagonal_scan(a, x, h0, reset=case.reset, reverse=reverse)
+
+    with resurge.backend(backend):
+        assert torch.autograd.gradcheck(function, arguments)
+        assert torch.autograd.gradgradcheck(function, arguments)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_gradient_of_h_alone(backend: str) -> None:
+    case = make_case(
+        5, 2, 9, 4, kind="btd", is_complex=False, resets=0.0, reverse=False, dtype=torch.float64
+    )
+    for actual, expected in zip(
+        run(case, backend, last_matters=False), run(case, "reference", last_matters=False), strict=True
+    ):
+        assert_close(actual, expected, torch.float64, backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_carried_in_float32(dtype: torch.dtype) -> None:
+    a = torch.full((8,), 0.999)
+    x = torch.rand(2, 3000, 8).to(dtype)
+    h, last = diagonal_scan(a, x)
+    exact, _ = diagonal_scan(a.double(), x.double())
+    assert h.dtype == dtype
+    assert last.dtype == torch.float32
+    assert_close(h, exact, dtype, "h")
+    assert_close(last, exact[:, -1], torch.float32, "h_last")  # a state carried in half precision would stall
+
+
+def test_inputs_of_any_layout() -> None:
+    x = torch.randn(5, 4, 3, dtype=torch.float64).transpose(0, 2)
+    a = torch.rand(5, dtype=torch.float64).expand(4, 5)
+    h0 = torch.randn(1, 5, dtype=torch.float64).expand(3, 5)
+    h, _ = diagonal_scan(a, x, h0)
+    expected, _ = diagonal_scan(a.contiguous(), x.contiguous(), h0.contiguous())
+    assert torch.equal(h, expected)
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_rows_and_threads_change_no_bit(is_complex: bool) -> None:
+    case = make_case(
+        1, 3, 400, 64, kind="d", is_complex=is_complex, resets=0.01, reverse=False, dtype=torch.float32
+    )
+    threads = torch.get_num_threads()
+    results = []
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        results.append(run(case, "numba"))
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(u, v) for u, v in zip(results[0], other, strict=True))
+    reset = case.reset[1:2] if case.reset is not None else None
+    alone, _ = diagonal_scan(case.a, case.x[1:2], case.h0[1:2], reset=reset)
+    assert torch.equal(alone, results[0][0][1:2])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_output_sees_the_future(backend: str) -> None:
+    x = torch.randn(1, 12, 2, dtype=torch.float64, requires_grad=True)
+    with resurge.backend(backend):
+        h, _ = diagonal_scan(torch.rand(2, dtype=torch.float64), x)
+    (gradient,) = torch.autograd.grad(h[:, 6].sum(), x)
+    assert bool((gradient[:, :7] != 0).all())
+    assert bool((gradient[:, 7:] == 0).all())
+
+
+@pytest.mark.parametrize("modulus", [1.0, 1 - 1e-7])
+def test_a_long_walk_on_the_unit_circle(modulus: float) -> None:
+    T = 100_000
+    a = torch.polar(torch.tensor([modulus]).double(), torch.tensor([0.3]).double())
+    x = torch.randn(1, T, 1, dtype=torch.complex128)
+    exact, _ = diagonal_scan(a, x)
+    pairs = torch.view_as_real(a).float(), torch.view_as_real(x).float()
+    h, _ = diagonal_scan_pairs(*pairs)
+    with resurge.backend("reference"):  # what float32 can give at all: its own rounding of a shifts the phase
+        rounded, _ = diagonal_scan(torch.view_as_complex(pairs[0].double()), x[:, :2000])
+    assert bool(torch.isfinite(h).all())
+    assert_close(torch.view_as_complex(h[:, :2000].contiguous()), rounded, torch.float32, "h")
+    assert float(h.abs().max()) < 2 * float(exact.abs().max())
+
+
+@pytest.mark.parametrize("value", [1e30, 1e-42, 0.0])
+def test_extreme_inputs_stay_finite(value: float) -> None:
+    x = torch.full((1, 1000, 4), value, requires_grad=True)
+    a = torch.tensor([0.0, 0.5, 1e-30, 0.99], requires_grad=True)
+    h, last = diagonal_scan(a, x)
+    (h.sum() / 1e30 + last.sum() / 1e30).backward()
+    assert bool(torch.isfinite(h).all())
+    assert x.grad is not None
+    assert bool(torch.isfinite(x.grad).all())
+    assert float(h[0, 0, 0]) == pytest.approx(value)
+
+
+def test_coefficient_gradients_keep_their_digits_over_long_sums() -> None:
+    T = 200_000
+    x = torch.rand(1, T, 4)
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        a = torch.tensor([0.1, 0.5, 0.9, 0.99], dtype=torch.float32).to(dtype).requires_grad_()
+        diagonal_scan(a, x.to(dtype))[0].sum().backward()
+        assert a.grad is not None
+        gradients.append(a.grad.double())
+    assert float(((gradients[0] - gradients[1]) / gradients[1]).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("with_reset", [False, True])
+def test_the_registered_operator_is_sound(pairs: bool, with_reset: bool) -> None:
+    tail = (2,) if pairs else ()
+    reset = torch.rand(2, 5) < 0.3 if with_reset else None
+    a, x, h0 = (torch.randn(shape, requires_grad=True) for shape in [(1, 1, 3, *tail), (2, 5, 3, *tail), (2, 3, *tail)])
+    torch.library.opcheck(torch.ops.resurge.diagonal_scan.default, (a, x, h0, reset, False))
+
+
+@pytest.mark.filterwarnings("ignore:resurge:UserWarning")
+def test_vmap_and_forward_mode_take_the_composable_form() -> None:
+    a = torch.rand(4, 3, dtype=torch.float64)
+    x = torch.randn(4, 2, 6, 3, dtype=torch.float64)
+    mapped = torch.func.vmap(lambda a, x: diagonal_scan(a, x)[0])(a, x)
+    looped = torch.stack([diagonal_scan(a[i], x[i])[0] for i in range(4)])
+    assert_close(mapped, looped, torch.float64, "vmap")
+    tangent = torch.randn_like(x[0])
+    _, derivative = torch.func.jvp(lambda x: diagonal_scan(a[0], x)[0], (x[0],), (tangent,))
+    assert_close(derivative, diagonal_scan(a[0], tangent)[0], torch.float64, "jvp")  # the scan is linear in x
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(2, 0, 3)}, "T, D >= 1, and has \\(2, 0, 3\\)"),
+        ({"x": torch.zeros(2, 3)}, "x must have shape"),
+        ({"a": torch.zeros(4)}, "a must have shape .* and has \\(4,\\)"),
+        ({"h0": torch.zeros(3, 3)}, "h0 must have shape \\(B, D\\) = \\(2, 3\\)"),
+        ({"reset": torch.zeros(2, 5)}, "reset must be bool"),
+        ({"x": torch.zeros(2, 5, 3, dtype=torch.int64)}, "x must be floating point, and is torch.int64"),
+        ({"a": torch.zeros(3, device="meta")}, "a is on meta, and x is on cpu"),
+    ],
+)
+def test_bad_arguments_are_named(change: dict[str, Tensor], message: str) -> None:
+    arguments = {"a": torch.zeros(3), "x": torch.zeros(2, 5, 3), "h0": None, "reset": None, **change}
+    with pytest.raises(resurge.ResurgeError, match=message):
+        diagonal_scan(arguments["a"], arguments["x"], arguments["h0"], reset=arguments["reset"])  # type: ignore[arg-type]
+
+
+def test_an_unknown_backend_names_the_nearest() -> None:
+    with pytest.raises(resurge.ResurgeError, match="Did you mean 'numba'"), resurge.backend("nunba"):
+        pass
