@@ -110,7 +110,7 @@ class RecurrentLayer(nn.Module):
         super()._apply(fn, recurse)
         for name, parameter in self.named_parameters():
             if name in kept and parameter.dtype in (torch.bfloat16, torch.float16):
-                parameter.data = kept[name].to(parameter.device)
+                parameter.data = kept[name].to(parameter.device, torch.float32)
         return self
 
 

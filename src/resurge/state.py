@@ -77,8 +77,8 @@ def load(path: str | Path, like: S) -> S:
         ResurgeError: the file is no state, or the state of another layer, model or batch size.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with open(path, "rb") as file:
+            arrays = dict(np.load(file, allow_pickle=False))
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ResurgeError(f"{path} is not a saved state: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in named_tensors(like)}

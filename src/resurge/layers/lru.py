@@ -109,7 +109,10 @@ class LRU(RecurrentLayer):
 
     def step(self, x_t: Tensor, state: LRUState) -> tuple[Tensor, LRUState]:
         # the recurrence spelt out in PyTorch's own operators: one step needs no scan, and exports anywhere
-        Bu = torch.stack([linear(x_t, B.to(x_t.dtype)) for B in (self.B_re, self.B_im)], -1) * torch.exp(self.gamma_log)[:, None]
+        Bu = (
+            torch.stack([linear(x_t, B.to(x_t.dtype)) for B in (self.B_re, self.B_im)], -1)
+            * torch.exp(self.gamma_log)[:, None]
+        )
         re, im = self.eigenvalues().unbind(-1)
         h_re, h_im = state.h.unbind(-1)
         h = torch.stack([re * h_re - im * h_im, re * h_im + im * h_re], -1) + Bu

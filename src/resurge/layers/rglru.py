@@ -31,19 +31,11 @@ class _BoundedSqrt(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
-        ctx.save_for_forward(inputs[0])
-
-    @staticmethod
-    def _slope(v: Tensor) -> Tensor:
-        return 1 / torch.sqrt(torch.clamp(4 * v, min=1 / 1000**2))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * _BoundedSqrt._slope(ctx.saved_tensors[0])
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        return tangent * _BoundedSqrt._slope(ctx.saved_tensors[0])
+        (v,) = ctx.saved_tensors
+        return gradient / torch.sqrt(torch.clamp(4 * v, min=1 / 1000**2))
 
 
 class RGLRU(RecurrentLayer):

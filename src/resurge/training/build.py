@@ -1,0 +1,56 @@
+"""The model that a configuration and a task's inputs call for."""
+
+from dataclasses import fields
+
+from torch import nn
+
+from resurge import layers
+from resurge.data.base import InputSpec
+from resurge.errors import ResurgeError, unknown
+from resurge.layer import Bidirectional, RecurrentLayer
+from resurge.models import LanguageModel, SequenceClassifier, SequenceRegressor, Stack
+from resurge.nn import LastPool, MeanPool, Pool
+from resurge.recipes.base import ModelConfig
+
+_POOLS: dict[str, type[Pool]] = {"mean": MeanPool, "last": LastPool}
+
+
+def build_model(config: ModelConfig, spec: InputSpec) -> nn.Module:
+    """A model with new weights: a language model for next tokens, else a classifier or a regressor.
+
+    Raises:
+        ResurgeError: an option out of range, or a language model that would see the future.
+    """
+    if config.d_model < 1:
+        raise ResurgeError(f"d_model must be at least 1, and is {config.d_model}")
+    if not 0 <= config.dropout < 1:
+        raise ResurgeError(f"dropout must lie in [0, 1), and is {config.dropout}")
+    if config.pool not in _POOLS:
+        raise unknown("pool", config.pool, _POOLS)
+    stack = Stack(
+        lambda: _mixer(config),
+        config.depth,
+        norm=config.norm,
+        prenorm=config.prenorm,
+        dropout=config.dropout,
+    )
+    if spec.target == "next_token":
+        if config.bidirectional:
+            raise ResurgeError("a bidirectional language model would see the token that it has to predict")
+        if config.norm == "batch":
+            raise ResurgeError("the norm of a language model must not look across time: use 'layer' or 'rms'")
+        return LanguageModel(spec.d_input, stack)
+    if spec.kind == "tokens":
+        encoder: nn.Module = nn.Embedding(spec.d_input, config.d_model)
+    else:
+        encoder = nn.Linear(spec.d_input, config.d_model)
+    kind = SequenceClassifier if spec.target == "class" else SequenceRegressor
+    return kind(encoder, stack, spec.d_output, pool=_POOLS[config.pool]())
+
+
+def _mixer(config: ModelConfig) -> RecurrentLayer:
+    def layer() -> RecurrentLayer:
+        options = {f.name: getattr(config.layer, f.name) for f in fields(config.layer)}  # type: ignore[arg-type]
+        return layers.create(config.layer.NAME, config.d_model, **options)
+
+    return Bidirectional(layer(), layer()) if config.bidirectional else layer()
