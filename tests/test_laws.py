@@ -106,7 +106,7 @@ def test_bidirectional(name: str) -> None:
 
 
 def test_an_unknown_layer_names_the_nearest() -> None:
-    with pytest.raises(resurge.ResurgeError, match="unknown layer 'lstn'. Did you mean 'lstm'"):
+    with pytest.raises(resurge.ResurgeError, match=r"unknown layer 'lstn'\. Did you mean 'lstm'"):
         layers.create("lstn", 8)
 
 

@@ -78,7 +78,8 @@ def test_proposition_3_variance_of_the_lru_state(ring: tuple[float, float]) -> N
     gamma = layer.gamma_log.detach().double().exp()
     predicted = math.log((1 - r_min**2) / (1 - r_max**2)) / (r_max**2 - r_min**2)
     assert float((1 / (1 - lam**2)).mean()) == pytest.approx(predicted, rel=0.15)
-    u = torch.randn(4, int(7 / (1 - r_max)), 64)
+    rows = max(4, int(1400 * (1 - r_max)))  # short memories average over fewer inputs
+    u = torch.randn(rows, int(7 / (1 - r_max)), 64)
     with torch.no_grad():
         _, with_gamma = layer(u)
         layer.gamma_log.zero_()
@@ -93,7 +94,7 @@ def test_proposition_3_variance_of_the_lru_state(ring: tuple[float, float]) -> N
 def test_lru_eigenvalues_are_uniform_by_area_on_the_ring() -> None:
     torch.manual_seed(0)
     lam = torch.view_as_complex(LRU(1, 20_000, r_min=0.5, r_max=0.9, max_phase=1.0).eigenvalues().detach().contiguous())
-    assert 0.5 <= float(lam.abs().min())
+    assert float(lam.abs().min()) >= 0.5
     assert float(lam.abs().max()) <= 0.9 + 1e-6
     area = (lam.abs() ** 2 - 0.25) / (0.81 - 0.25)
     assert float(area.mean()) == pytest.approx(0.5, abs=0.01)
@@ -109,18 +110,18 @@ def test_lru_survives_the_edge_of_the_disk() -> None:
 
 def test_lru_input_and_output_maps_have_the_papers_variance() -> None:
     torch.manual_seed(0)
-    layer = LRU(100, 400)
+    layer = LRU(100, 400).requires_grad_(False)
     assert float(layer.B_re.std()) == pytest.approx(1 / math.sqrt(200), rel=0.02)
     assert float(layer.C_im.std()) == pytest.approx(1 / math.sqrt(400), rel=0.02)
-    assert float(LRU(10_000, 1).D.std()) == pytest.approx(1, rel=0.05)
+    assert float(LRU(10_000, 1).D.detach().std()) == pytest.approx(1, rel=0.05)
 
 
 def test_rglru_starts_on_its_ring() -> None:
     torch.manual_seed(0)
     a = torch.exp(-torch.nn.functional.softplus(RGLRU(10_000, 100).recurrent_param.double()))
-    assert 0.9 - 1e-4 <= float(a.min())
-    assert float(a.max()) <= 0.999 + 1e-4
-    assert float((a**2).mean()) == pytest.approx((0.81 + 0.998) / 2, abs=2e-3)
+    assert float(a.detach().min()) >= 0.9 - 1e-4
+    assert float(a.detach().max()) <= 0.999 + 1e-4
+    assert float((a.detach() ** 2).mean()) == pytest.approx((0.81 + 0.998) / 2, abs=2e-3)
 
 
 def test_rglru_gradient_is_bounded_where_the_gate_shuts() -> None:

@@ -1,0 +1,90 @@
+"""The command line, thin: it parses, calls and prints. `resurge --help` lists the commands."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import resurge
+from resurge.cli import about, runs, serving
+from resurge.errors import ResurgeError, unknown
+
+COMMANDS: dict[str, Any] = {
+    "fit": runs.Fit,
+    "evaluate": runs.Evaluate,
+    "generate": serving.Generate,
+    "predict": serving.Predict,
+    "report": runs.Report,
+    "systems": about.Systems,
+    "verify": about.Verify,
+    "data": about.Data,
+    "info": about.Info,
+    "completion": about.Completion,
+}
+
+_EXAMPLES = """\
+Examples:
+  resurge fit lru/digits                          train; the run is kept in runs/lru-digits-0
+  resurge fit lru/digits --lr 3e-3 --depth 2      any setting can be given: resurge fit lru/digits --help
+  resurge evaluate runs/lru-digits-0 --json       measure it on its test data
+  resurge report runs/lru-digits-0                one HTML page with everything to see
+  resurge predict runs/lru-digits-0 - < values    stream values from standard input
+  resurge generate runs/lru-text-0 --prompt 'def '
+  resurge verify lru                              is the paper's claim true here?
+
+resurge COMMAND --help tells more. Exit code 0: done; 1: a claim does not hold; 2: something given is wrong."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. Whatever is wrong with what was given is told in one line on stderr."""
+    words = list(sys.argv[1:] if words is None else words)
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+        return code
+    except ResurgeError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader has had enough; what Python still wants to flush goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError as error:
+        return _refuse(f"out of memory {error}".strip())
+    except OSError as error:
+        if error.errno is None:
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        hint = "; free some and try again, --resume continues a run" if error.errno == errno.ENOSPC else ""
+        return _refuse(f"{(error.strerror or str(error)).lower()}{place}{hint}")
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(f"resurge {resurge.__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        raise unknown("command", name, COMMANDS)
+    try:
+        command = COMMANDS[name].parse(rest)
+    except SystemExit:  # tyro has printed the help
+        return 0
+    code: int = command.run()
+    return code
+
+
+def _overview() -> str:
+    lines = ["usage: resurge COMMAND ...", "", resurge.__doc__ or "", "", "Commands:"]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:<11} {command.__doc__.splitlines()[0]}")
+    return "\n".join([*lines, "", _EXAMPLES])
+
+
+def _refuse(message: str) -> int:
+    print(f"resurge: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
