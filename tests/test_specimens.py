@@ -82,8 +82,8 @@ class CarriesABfloat16State(LRU):
 
 class GrowsItsState(LRU):
     def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
-        y, after = super().scan(x, LRUState(state.h[:, : self.d_state]), reset)
-        return y, LRUState(torch.cat([after.h, x[..., None].expand(*x.shape, 2).flatten(1, 2)], 1))
+        y, after = super().scan(x, LRUState(state.h[..., : self.d_state]), reset)
+        return y, LRUState(torch.cat([after.h, x.flatten(1)[:, None].expand(-1, 2, -1)], 2))
 
 
 class ForgetsAParameter(LRU):
@@ -94,7 +94,7 @@ class ForgetsAParameter(LRU):
 
 class Explodes(LRU):
     def eigenvalues(self) -> Tensor:
-        return 1.01 * super().eigenvalues() / super().eigenvalues().norm(dim=-1, keepdim=True)
+        return 1.01 * super().eigenvalues() / super().eigenvalues().norm(dim=0)
 
 
 class DropsTheGradientOfTheInitialState(LRU):

@@ -14,9 +14,9 @@ from resurge.paper import Paper
 
 
 class LRUState(NamedTuple):
-    """The complex state x_t as pairs (re, im)."""
+    """The complex state x_t: its real parts and its imaginary parts."""
 
-    h: Tensor  # (B, N, 2)
+    h: Tensor  # (B, 2, N)
 
 
 class LRU(RecurrentLayer):
@@ -90,31 +90,28 @@ class LRU(RecurrentLayer):
         return f"d_model={self.d_model}, d_state={self.d_state}"
 
     def eigenvalues(self) -> Tensor:
-        """λ as pairs (N, 2)."""
+        """λ as (2, N): real parts, imaginary parts."""
         radius, phase = torch.exp(-torch.exp(self.nu_log)), torch.exp(self.theta_log)
-        return torch.stack([radius * torch.cos(phase), radius * torch.sin(phase)], -1)
+        return torch.stack([radius * torch.cos(phase), radius * torch.sin(phase)])
 
     def initial_state(
         self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> LRUState:
-        return LRUState(self.zeros(batch_size, self.d_state, 2, device=device, dtype=dtype))
+        return LRUState(self.zeros(batch_size, 2, self.d_state, device=device, dtype=dtype))
 
     def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
-        # exp(γ_log) scales the rows of B rather than (B, T, N) numbers; re and im interleave as in the scan
-        B = torch.stack([self.B_re, self.B_im], 1) * torch.exp(self.gamma_log)[:, None, None]
-        C = torch.stack([self.C_re, -self.C_im], 2)
-        Bu = linear(x, B.flatten(0, 1).to(x.dtype)).unflatten(-1, (self.d_state, 2))
+        # exp(γ_log) scales the rows of B rather than (B, T, N) numbers
+        B = torch.cat([self.B_re, self.B_im]) * torch.exp(self.gamma_log).repeat(2)[:, None]
+        C = torch.cat([self.C_re, -self.C_im], 1)
+        Bu = linear(x, B.to(x.dtype)).unflatten(-1, (2, self.d_state))
         h, h_last = diagonal_scan_pairs(self.eigenvalues(), Bu, state.h, reset=reset)
-        return linear(h.flatten(2), C.flatten(1).to(x.dtype)) + self.D * x, LRUState(h_last)
+        return linear(h.flatten(2), C.to(x.dtype)) + self.D * x, LRUState(h_last)
 
     def step(self, x_t: Tensor, state: LRUState) -> tuple[Tensor, LRUState]:
         # the recurrence spelt out in PyTorch's own operators: one step needs no scan, and exports anywhere
-        Bu = (
-            torch.stack([linear(x_t, B.to(x_t.dtype)) for B in (self.B_re, self.B_im)], -1)
-            * torch.exp(self.gamma_log)[:, None]
-        )
-        re, im = self.eigenvalues().unbind(-1)
-        h_re, h_im = state.h.unbind(-1)
-        h = torch.stack([re * h_re - im * h_im, re * h_im + im * h_re], -1) + Bu
-        h_re, h_im = h.to(x_t.dtype).unbind(-1)
+        Bu = torch.stack([linear(x_t, B.to(x_t.dtype)) for B in (self.B_re, self.B_im)], 1)
+        re, im = self.eigenvalues()
+        h_re, h_im = state.h.unbind(1)
+        h = torch.stack([re * h_re - im * h_im, re * h_im + im * h_re], 1) + torch.exp(self.gamma_log) * Bu
+        h_re, h_im = h.to(x_t.dtype).unbind(1)
         return linear(h_re, self.C_re) - linear(h_im, self.C_im) + self.D * x_t, LRUState(h)

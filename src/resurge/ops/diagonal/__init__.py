@@ -1,7 +1,7 @@
 """The diagonal linear recurrence h_t = a_t h_{t-1} + x_t: public function, checks, registration, backward rule.
 
-Inside, complex numbers are pairs of reals in a last axis of size 2, so that the registered operator sees real
-tensors only: autocast, `torch.compile` and export have no complex kernels to speak of.
+Inside, complex numbers are pairs of reals, (2, D) in place of (D,), so that the registered operator sees real tensors
+only: autocast, `torch.compile` and export have no complex kernels to speak of.
 """
 
 import torch
@@ -47,37 +47,44 @@ def diagonal_scan(
     a, x = (v if v.is_complex() else torch.complex(v, torch.zeros_like(v)) for v in (a, x))
     if h0 is not None and not h0.is_complex():
         h0 = torch.complex(h0, torch.zeros_like(h0))
-    a, x = torch.view_as_real(a), torch.view_as_real(x)
-    h0 = None if h0 is None else torch.view_as_real(h0)
+    a, x, h0 = _pairs(a), _pairs(x), None if h0 is None else _pairs(h0)
     _check(a, x, h0, reset, pairs=True)
     h, h_last = _scan(a, x, h0, reset, reverse)
-    return torch.view_as_complex(h), torch.view_as_complex(h_last)
+    return _complex(h), _complex(h_last)
 
 
 def diagonal_scan_pairs(
     a: Tensor, x: Tensor, h0: Tensor | None = None, *, reset: Tensor | None = None, reverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The complex `diagonal_scan` for pairs (re, im) of reals in a last axis of size 2.
+    """The complex `diagonal_scan` for numbers kept as pairs of reals, the real parts of a row before the imaginary ones.
 
-    a `(D, 2)`, `(T, D, 2)` or `(B, T, D, 2)`; x and h `(B, T, D, 2)`; h0 and h_last `(B, D, 2)`. Everything else
+    a `(2, D)`, `(T, 2, D)` or `(B, T, 2, D)`; x and h `(B, T, 2, D)`; h0 and h_last `(B, 2, D)`. Everything else
     is as in `diagonal_scan`; half precision is allowed here.
     """
     _check(a, x, h0, reset, pairs=True)
     return _scan(a, x, h0, reset, reverse)
 
 
+def _pairs(z: Tensor) -> Tensor:
+    return torch.stack([z.real, z.imag], -2)
+
+
+def _complex(pairs: Tensor) -> Tensor:
+    return torch.complex(*pairs.unbind(-2))
+
+
 def _check(a: Tensor, x: Tensor, h0: Tensor | None, reset: Tensor | None, *, pairs: bool) -> None:
-    tail = (2,) if pairs else ()
-    if x.dim() != 3 + pairs or x.shape[3:] != tail or 0 in x.shape:
-        wanted = "(B, T, D, 2)" if pairs else "(B, T, D)"
-        raise ResurgeError(f"x must have shape {wanted} with B, T, D >= 1, and has {tuple(x.shape)}")
-    B, T, D = x.shape[:3]
-    if tuple(a.shape) not in ((D, *tail), (T, D, *tail), (B, T, D, *tail)):
+    axes = "2, D" if pairs else "D"
+    if x.dim() != 3 + pairs or (pairs and x.shape[2] != 2) or 0 in x.shape:
+        raise ResurgeError(f"x must have shape (B, T, {axes}) with B, T, D >= 1, and has {tuple(x.shape)}")
+    B, T, *row = x.shape
+    D = row[-1]
+    if tuple(a.shape) not in ((*row,), (T, *row), (B, T, *row)):
         raise ResurgeError(
-            f"a must have shape (D,), (T, D) or (B, T, D) for B={B}, T={T}, D={D}, and has {tuple(a.shape)}"
+            f"a must have shape ({axes}), (T, {axes}) or (B, T, {axes}) for B={B}, T={T}, D={D}, and has {tuple(a.shape)}"
         )
-    if h0 is not None and tuple(h0.shape) != (B, D, *tail):
-        raise ResurgeError(f"h0 must have shape (B, D) = ({B}, {D}), and has {tuple(h0.shape)}")
+    if h0 is not None and tuple(h0.shape) != (B, *row):
+        raise ResurgeError(f"h0 must have shape (B, {axes}) = {(B, *row)}, and has {tuple(h0.shape)}")
     if reset is not None and (reset.dtype != torch.bool or tuple(reset.shape) != (B, T)):
         raise ResurgeError(
             f"reset must be bool of shape (B, T) = ({B}, {T}), and is {reset.dtype} of {tuple(reset.shape)}"
@@ -116,9 +123,8 @@ def _composable(
     scan = reference.scan if serving == "reference" else gpu.scan
     if x.dim() == 3:
         return scan(a, x, h0, cut, reverse)
-    a, x, h0 = (torch.view_as_complex(v.contiguous()) for v in (a, x, h0))
-    h, h_last = scan(a, x, h0, cut, reverse)
-    return torch.view_as_real(h), torch.view_as_real(h_last)
+    h, h_last = scan(_complex(a), _complex(x), _complex(h0), cut, reverse)
+    return _pairs(h), _pairs(h_last)
 
 
 @torch.library.custom_op("resurge::diagonal_scan", mutates_args=())
