@@ -14,7 +14,7 @@ def eigenvalues(model: nn.Module) -> dict[str, Tensor]:
         own = getattr(module, "eigenvalues", None)
         if callable(own):
             with torch.no_grad():
-                found[name] = torch.view_as_complex(own().detach().cpu().contiguous())
+                found[name] = torch.complex(*own().cpu().unbind(0))  # (2, N): real parts, imaginary parts
     return found
 
 

@@ -7,21 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import resurge
-from resurge.cli import about, runs, serving
 from resurge.errors import ResurgeError, unknown
-
-COMMANDS: dict[str, Any] = {
-    "fit": runs.Fit,
-    "evaluate": runs.Evaluate,
-    "generate": serving.Generate,
-    "predict": serving.Predict,
-    "report": runs.Report,
-    "systems": about.Systems,
-    "verify": about.Verify,
-    "data": about.Data,
-    "info": about.Info,
-    "completion": about.Completion,
-}
 
 _EXAMPLES = """\
 Examples:
@@ -36,6 +22,15 @@ Examples:
 resurge COMMAND --help tells more. Exit code 0: done; 1: a claim does not hold; 2: something given is wrong."""
 
 
+def commands() -> dict[str, Any]:
+    """The commands by name, each a `Command`."""
+    from resurge.cli import about, runs, serving
+
+    classes = [runs.Fit, runs.Evaluate, runs.Report, serving.Predict, serving.Generate]
+    classes += [about.Systems, about.Verify, about.Data, about.Info, about.Completion]
+    return {command.NAME: command for command in classes}
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Whatever is wrong with what was given is told in one line on stderr."""
     words = list(sys.argv[1:] if words is None else words)
@@ -45,19 +40,33 @@ def main(words: Sequence[str] | None = None) -> int:
         return code
     except ResurgeError as error:
         return _refuse(str(error))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        print(f"resurge: {stop}" if str(stop) else "", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader has had enough; what Python still wants to flush goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except ModuleNotFoundError as error:
+        if (error.name or "resurge").startswith("resurge"):
+            raise
+        return _refuse(f"package '{error.name}' is not installed; pip install 'resurge[train]' brings all of them")
     except MemoryError as error:
         return _refuse(f"out of memory {error}".strip())
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _refuse(f"out of memory: {str(error).splitlines()[0]}")
     except OSError as error:
         if error.errno is None:
             raise
         place = f": {error.filename}" if error.filename else ""
         hint = "; free some and try again, --resume continues a run" if error.errno == errno.ENOSPC else ""
         return _refuse(f"{(error.strerror or str(error)).lower()}{place}{hint}")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch could not get memory; on a CPU it says so in words alone."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _run(words: list[str]) -> int:
@@ -68,10 +77,11 @@ def _run(words: list[str]) -> int:
         print(f"resurge {resurge.__version__}")
         return 0
     name, rest = words[0], words[1:]
-    if name not in COMMANDS:
-        raise unknown("command", name, COMMANDS)
+    known = commands()
+    if name not in known:
+        raise unknown("command", name, known)
     try:
-        command = COMMANDS[name].parse(rest)
+        command = known[name].parse(rest)
     except SystemExit:  # tyro has printed the help
         return 0
     code: int = command.run()
@@ -80,7 +90,7 @@ def _run(words: list[str]) -> int:
 
 def _overview() -> str:
     lines = ["usage: resurge COMMAND ...", "", resurge.__doc__ or "", "", "Commands:"]
-    for name, command in COMMANDS.items():
+    for name, command in commands().items():
         lines.append(f"  {name:<11} {command.__doc__.splitlines()[0]}")
     return "\n".join([*lines, "", _EXAMPLES])
 

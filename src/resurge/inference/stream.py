@@ -1,16 +1,18 @@
 """A model fed piece by piece, its state carried for as long as the data comes."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resurge.data.base import InputSpec
 from resurge.errors import ResurgeError
 from resurge.layer import RecurrentLayer
 from resurge.models import LanguageModel, SequenceClassifier
 from resurge.state import where
+
+if TYPE_CHECKING:
+    from resurge.data.base import InputSpec
 
 
 class Stream:
@@ -22,8 +24,8 @@ class Stream:
     Args:
         model: a classifier, regressor or language model whose layers are causal.
         batch_size: number of streams B that run side by side.
-        spec: what a run remembers about its inputs (`load_run(...).spec`). With it, raw values are standardised as
-            in training; without it, `push` takes what the model takes.
+        spec: what a run remembers of its inputs (`load_run(...).spec`). With it, `push` takes raw values or tokens
+            and makes of them what the model takes, as in training; without it, `push` takes that.
 
     Raises:
         ResurgeError: a model that needs the whole sequence (bidirectional), or a batch size below 1.
@@ -36,7 +38,7 @@ class Stream:
     """
 
     def __init__(
-        self, model: SequenceClassifier | LanguageModel, *, batch_size: int = 1, spec: InputSpec | None = None
+        self, model: SequenceClassifier | LanguageModel, *, batch_size: int = 1, spec: "InputSpec | None" = None
     ) -> None:
         if batch_size < 1:
             raise ResurgeError(f"batch_size must be at least 1, and is {batch_size}")
@@ -48,10 +50,7 @@ class Stream:
         self._tokens = isinstance(model, LanguageModel) or isinstance(model.encoder, nn.Embedding)
         parameter = next(model.parameters())
         self._like = torch.zeros((), device=parameter.device, dtype=torch.int64 if self._tokens else parameter.dtype)
-        self._scale: tuple[Tensor, Tensor] | None = None
-        if spec is not None and spec.mean:
-            mean, std = (torch.tensor(values).to(self._like) for values in (spec.mean, spec.std))
-            self._scale = mean, std
+        self._spec = spec
         self.state: Any = self._initial()
 
     @torch.inference_mode()
@@ -119,9 +118,7 @@ class Stream:
             raise ResurgeError(f"a step or piece must have shape {wanted}, T >= 1, and has {tuple(given.shape)}")
         if not self._tokens:
             self._check_width(piece)
-        if self._scale is not None:
-            piece = (piece - self._scale[0]) / self._scale[1]
-        return piece, is_step
+        return piece if self._spec is None else self._spec.inputs(piece.cpu()).to(self._like), is_step
 
     def _check_width(self, piece: Tensor) -> None:
         width = getattr(getattr(self.model, "encoder", None), "in_features", piece.shape[-1])

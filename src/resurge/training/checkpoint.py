@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -75,6 +74,8 @@ def _what(path: Path) -> str:
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """The JSON form of `value`: containers become tagged lists, so that keys and tuples keep their types."""
     if isinstance(value, Tensor):
+        while path in tensors:  # {"a.b": ...} beside {"a": {"b": ...}}
+            path += "'"
         # a clone: two names may share memory, which safetensors refuses
         tensors[path] = value.detach().to("cpu", copy=True).contiguous()
         return ["tensor", path]
@@ -102,20 +103,6 @@ def _decode(tree: Any, tensors: dict[str, Tensor]) -> Any:
         return {key: _decode(part, tensors) for key, part in parts}
     decoded = [_decode(part, tensors) for part in parts]
     return decoded if tag == "list" else tuple(decoded)
-
-
-class SafetensorsIO(CheckpointIO):
-    """Lightning's checkpoints as one safetensors file each."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        write(Path(path), checkpoint)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        checkpoint: dict[str, Any] = read(Path(path))
-        return checkpoint
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:

@@ -29,14 +29,20 @@ class CSVLog(Logger):
         path: the file. Lines after `step` are dropped: a run continued from there writes them again.
         names: the columns.
         step: the step from which the run goes on; 0 starts a new file.
+        validated: the step of the last validation that counts; lines of later ones are dropped too.
     """
 
-    def __init__(self, path: Path, names: list[str], step: int) -> None:
+    def __init__(self, path: Path, names: list[str], step: int, validated: int) -> None:
         super().__init__()
         self.path, self.names = path, names
         lines = path.read_text().splitlines(keepends=True)[1:] if step and path.exists() else []
-        # a line without its end is one that the process was killed in
-        kept = [line for line in lines if line.endswith("\n") and int(line.split(",")[0]) <= step]
+        at = names.index("val_loss")
+        kept = []
+        for line in lines:
+            cells = line.split(",")
+            # a line without its end is one that the process was killed in
+            if line.endswith("\n") and int(cells[0]) <= (validated if cells[at] else step):
+                kept.append(line)
         temporary = path.with_name(f".{path.name}.tmp")
         with _disk(path):
             temporary.write_text(",".join(names) + "\n" + "".join(kept))
@@ -92,12 +98,14 @@ class Bar:
     def __init__(self, steps: int, done: int, *, show: bool) -> None:
         self.steps, self.show = steps, show
         self.values: dict[str, str] = {}
-        live = show and sys.stderr.isatty()
-        self.bar = tqdm(total=steps, initial=done, unit="step", file=sys.stderr, dynamic_ncols=True, disable=not live)
+        self.bar: tqdm[Any] | None = None
+        if show and sys.stderr.isatty():
+            self.bar = tqdm(total=steps, initial=done, unit="step", file=sys.stderr, dynamic_ncols=True)
 
     def step(self) -> None:
         """One step is done."""
-        self.bar.update()
+        if self.bar is not None:
+            self.bar.update()
 
     def metrics(self, row: Mapping[str, float]) -> None:
         """Show the metrics of a line of metrics.csv."""
@@ -105,18 +113,20 @@ class Bar:
         for name in names:
             shown = f"{row[name]:,.0f}" if name == "tokens_per_second" else f"{row[name]:.4g}"
             self.values[name.replace("tokens_per_second", "tokens/s").replace("train_", "")] = shown
-        self.bar.set_postfix(self.values, refresh=False)
+        if self.bar is not None:
+            self.bar.set_postfix(self.values, refresh=False)
 
     def validated(self, step: int, row: Mapping[str, float]) -> None:
         """Show the metrics of a validation."""
         self.metrics(row)
-        if self.show and self.bar.disable:
+        if self.show and self.bar is None:
             figures = "  ".join(f"{name} {value}" for name, value in self.values.items())
             print(f"step {step}/{self.steps}  {figures}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
 
 # What Lightning and TensorBoard say about things that are as they should be here.

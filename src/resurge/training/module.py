@@ -83,8 +83,7 @@ class TrainingModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["progress"] = vars(self.progress)
-        for name in ("loops", "lr_schedulers", "callbacks"):
-            checkpoint[name] = [] if name == "lr_schedulers" else {}  # Lightning's own counters: not used, see Lap
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning's own counters count since the process began, and are not used; see Lap
+        checkpoint["global_step"] = self.plan.step(self.progress.batches)
+        checkpoint["epoch"] = self.progress.batches // self.plan.batches_an_epoch
         del checkpoint["loops"]

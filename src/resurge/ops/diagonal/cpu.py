@@ -1,9 +1,9 @@
 """numba kernels of the diagonal scan.
 
-Arrays come flat, one row of W numbers a step: W = D for real scans, W = 2 D for complex ones, the real parts first
-and the imaginary parts after them. LLVM turns the loops over a row into vector instructions only in this form: from
-pairs side by side, or from slices of arrays of several axes, the same loops came out scalar and three times slower
-(docs/LOG.md). Coefficients are (1 or B, 1 or T, W), stepped through by 0 or 1 rows.
+Arrays come flat, in rows of D numbers: one a step for real scans, two for complex ones, the real parts and then the
+imaginary parts. The loops over a row run from 0 over slices of one axis, which is the form that LLVM turns into vector
+instructions; from pairs side by side, or with offsets in the index, they came out scalar and three times slower
+(docs/LOG.md). Coefficients are (1 or B, 1 or T, ...), stepped through by 0 or 1 rows.
 """
 
 from functools import partial
@@ -30,45 +30,57 @@ def _jit(function: Any) -> Any:
 
 
 @_jit
+def _row(array, index, D, d0, d1):  # type: ignore[no-untyped-def]
+    """Channels d0..d1 of row `index` of a flat array with rows of D numbers."""
+    return array[index * D + d0 : index * D + d1]
+
+
+@_jit
+def _move(source, target):  # type: ignore[no-untyped-def]
+    """Add a row to another, wider one, and start it anew."""
+    for d in range(source.size):
+        target[d] += source[d]
+        source[d] = 0
+
+
+@_jit
 def _forward_real(a, a_rows, x, h0, cut, reverse, D, h, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
-    T, n = x.size // h0.size, d1 - d0
-    carry = np.empty(n, x.dtype)
+    T = x.size // h0.size
     for b in range(b0, b1):
-        for d in range(n):
-            carry[d] = h0[b * D + d0 + d]
+        carry = _row(h0, b, D, d0, d1).copy()
         for k in range(T):
             t = T - 1 - k if reverse else k
             if cut.size > 0 and cut[b * T + t]:
                 carry[:] = 0
-            row, a_row = (b * T + t) * D + d0, (b * a_rows[0] + t * a_rows[1]) * D + d0
-            for d in range(n):
-                value = a[a_row + d] * carry[d] + x[row + d]
+            a_t = _row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1)
+            x_t, h_t = _row(x, b * T + t, D, d0, d1), _row(h, b * T + t, D, d0, d1)
+            for d in range(carry.size):
+                value = a_t[d] * carry[d] + x_t[d]
                 carry[d] = value
-                h[row + d] = value
+                h_t[d] = value
 
 
 @_jit
 def _forward_complex(a, a_rows, x, h0, cut, reverse, D, h, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
-    T, n = x.size // h0.size, d1 - d0
-    re, im = np.empty(n, x.dtype), np.empty(n, x.dtype)
+    T = x.size // h0.size
     for b in range(b0, b1):
-        for d in range(n):
-            re[d] = h0[2 * b * D + d0 + d]
-            im[d] = h0[2 * b * D + D + d0 + d]
+        re, im = _row(h0, 2 * b, D, d0, d1).copy(), _row(h0, 2 * b + 1, D, d0, d1).copy()
         for k in range(T):
             t = T - 1 - k if reverse else k
             if cut.size > 0 and cut[b * T + t]:
                 re[:] = 0
                 im[:] = 0
-            row, a_row = 2 * (b * T + t) * D + d0, 2 * (b * a_rows[0] + t * a_rows[1]) * D + d0
-            for d in range(n):
-                a_re, a_im = a[a_row + d], a[a_row + D + d]
-                h_re = a_re * re[d] - a_im * im[d] + x[row + d]
-                h_im = a_re * im[d] + a_im * re[d] + x[row + D + d]
-                re[d] = h_re
-                im[d] = h_im
-                h[row + d] = h_re
-                h[row + D + d] = h_im
+            i, j = 2 * (b * a_rows[0] + t * a_rows[1]), 2 * (b * T + t)
+            a_re, a_im = _row(a, i, D, d0, d1), _row(a, i + 1, D, d0, d1)
+            x_re, x_im = _row(x, j, D, d0, d1), _row(x, j + 1, D, d0, d1)
+            h_re, h_im = _row(h, j, D, d0, d1), _row(h, j + 1, D, d0, d1)
+            for d in range(re.size):
+                new_re = a_re[d] * re[d] - a_im[d] * im[d] + x_re[d]
+                new_im = a_re[d] * im[d] + a_im[d] * re[d] + x_im[d]
+                re[d] = new_re
+                im[d] = new_im
+                h_re[d] = new_re
+                h_im[d] = new_im
 
 
 @_jit
@@ -76,40 +88,38 @@ def _backward_real(a, a_rows, h, h0, cut, reverse, D, dh, dh_last, da, da_sum, d
     """ĝ_t = dh_t + a_{t+1} ĝ_{t+1};  dx_t = ĝ_t;  da_t = ĝ_t h_{t-1};  dh0 = a_1 ĝ_1."""
     T, n = h.size // h0.size, d1 - d0
     constant = da_sum.size > 0
-    carry, partial, zeros = np.empty(n, h.dtype), np.zeros(n, h.dtype), np.zeros(D, h.dtype)
+    total, zeros = np.zeros(n, h.dtype), np.zeros(n, h.dtype)
     for b in range(b0, b1):
-        for d in range(n):
-            carry[d] = dh_last[b * D + d0 + d]
+        carry = _row(dh_last, b, D, d0, d1).copy()
         for k in range(T - 1, -1, -1):
             t = T - 1 - k if reverse else k
-            row, a_row = (b * T + t) * D + d0, (b * a_rows[0] + t * a_rows[1]) * D + d0
             is_cut = cut.size > 0 and cut[b * T + t]
             if is_cut:  # the state before is taken as zero, and no gradient goes to it
-                before, at = zeros, d0
+                before = zeros
             elif k == 0:
-                before, at = h0, b * D + d0
+                before = _row(h0, b, D, d0, d1)
             else:
-                before, at = h, (row + D if reverse else row - D)
+                before = _row(h, b * T + (t + 1 if reverse else t - 1), D, d0, d1)
+            a_t = _row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1)
+            dh_t, dx_t = _row(dh, b * T + t, D, d0, d1), _row(dx, b * T + t, D, d0, d1)
             if constant:
                 for d in range(n):
-                    g = dh[row + d] + carry[d]
-                    dx[row + d] = g
-                    partial[d] += g * before[at + d]
-                    carry[d] = a[a_row + d] * g
+                    g = dh_t[d] + carry[d]
+                    dx_t[d] = g
+                    total[d] += g * before[d]
+                    carry[d] = a_t[d] * g
                 if k % _PARTIAL == 0:
-                    for d in range(n):
-                        da_sum[b * D + d0 + d] += partial[d]
-                        partial[d] = 0
+                    _move(total, _row(da_sum, b, D, d0, d1))
             else:
+                da_t = _row(da, b * T + t, D, d0, d1)
                 for d in range(n):
-                    g = dh[row + d] + carry[d]
-                    dx[row + d] = g
-                    da[row + d] = g * before[at + d]
-                    carry[d] = a[a_row + d] * g
+                    g = dh_t[d] + carry[d]
+                    dx_t[d] = g
+                    da_t[d] = g * before[d]
+                    carry[d] = a_t[d] * g
             if is_cut:
                 carry[:] = 0
-        for d in range(n):
-            dh0[b * D + d0 + d] = carry[d]
+        _row(dh0, b, D, d0, d1)[:] = carry
 
 
 @_jit
@@ -117,56 +127,52 @@ def _backward_complex(a, a_rows, h, h0, cut, reverse, D, dh, dh_last, da, da_sum
     """As `_backward_real`, with conj(a) and conj(h): gradients are dL/dRe + i dL/dIm."""
     T, n = h.size // h0.size, d1 - d0
     constant = da_sum.size > 0
-    re, im, zeros = np.empty(n, h.dtype), np.empty(n, h.dtype), np.zeros(2 * D, h.dtype)
-    partial_re, partial_im = np.zeros(n, h.dtype), np.zeros(n, h.dtype)
+    total_re, total_im, zeros = np.zeros(n, h.dtype), np.zeros(n, h.dtype), np.zeros(n, h.dtype)
     for b in range(b0, b1):
-        for d in range(n):
-            re[d] = dh_last[2 * b * D + d0 + d]
-            im[d] = dh_last[2 * b * D + D + d0 + d]
+        re, im = _row(dh_last, 2 * b, D, d0, d1).copy(), _row(dh_last, 2 * b + 1, D, d0, d1).copy()
         for k in range(T - 1, -1, -1):
             t = T - 1 - k if reverse else k
-            row, a_row = 2 * (b * T + t) * D + d0, 2 * (b * a_rows[0] + t * a_rows[1]) * D + d0
             is_cut = cut.size > 0 and cut[b * T + t]
             if is_cut:
-                before, at = zeros, d0
+                h_re, h_im = zeros, zeros
             elif k == 0:
-                before, at = h0, 2 * b * D + d0
+                h_re, h_im = _row(h0, 2 * b, D, d0, d1), _row(h0, 2 * b + 1, D, d0, d1)
             else:
-                before, at = h, (row + 2 * D if reverse else row - 2 * D)
+                before = 2 * (b * T + (t + 1 if reverse else t - 1))
+                h_re, h_im = _row(h, before, D, d0, d1), _row(h, before + 1, D, d0, d1)
+            i, j = 2 * (b * a_rows[0] + t * a_rows[1]), 2 * (b * T + t)
+            a_re, a_im = _row(a, i, D, d0, d1), _row(a, i + 1, D, d0, d1)
+            dh_re, dh_im = _row(dh, j, D, d0, d1), _row(dh, j + 1, D, d0, d1)
+            dx_re, dx_im = _row(dx, j, D, d0, d1), _row(dx, j + 1, D, d0, d1)
             if constant:
                 for d in range(n):
-                    g_re, g_im = dh[row + d] + re[d], dh[row + D + d] + im[d]
-                    dx[row + d] = g_re
-                    dx[row + D + d] = g_im
-                    h_re, h_im = before[at + d], before[at + D + d]
-                    partial_re[d] += g_re * h_re + g_im * h_im
-                    partial_im[d] += g_im * h_re - g_re * h_im
-                    a_re, a_im = a[a_row + d], a[a_row + D + d]
-                    re[d] = a_re * g_re + a_im * g_im
-                    im[d] = a_re * g_im - a_im * g_re
+                    g_re, g_im = dh_re[d] + re[d], dh_im[d] + im[d]
+                    dx_re[d] = g_re
+                    dx_im[d] = g_im
+                    re[d] = a_re[d] * g_re + a_im[d] * g_im
+                    im[d] = a_re[d] * g_im - a_im[d] * g_re
+                for d in range(n):  # a loop of its own: with too many arrays in one, LLVM gives up
+                    total_re[d] += dx_re[d] * h_re[d] + dx_im[d] * h_im[d]
+                    total_im[d] += dx_im[d] * h_re[d] - dx_re[d] * h_im[d]
                 if k % _PARTIAL == 0:
-                    for d in range(n):
-                        da_sum[2 * b * D + d0 + d] += partial_re[d]
-                        da_sum[2 * b * D + D + d0 + d] += partial_im[d]
-                        partial_re[d] = 0
-                        partial_im[d] = 0
+                    _move(total_re, _row(da_sum, 2 * b, D, d0, d1))
+                    _move(total_im, _row(da_sum, 2 * b + 1, D, d0, d1))
             else:
+                da_re, da_im = _row(da, j, D, d0, d1), _row(da, j + 1, D, d0, d1)
                 for d in range(n):
-                    g_re, g_im = dh[row + d] + re[d], dh[row + D + d] + im[d]
-                    dx[row + d] = g_re
-                    dx[row + D + d] = g_im
-                    h_re, h_im = before[at + d], before[at + D + d]
-                    da[row + d] = g_re * h_re + g_im * h_im
-                    da[row + D + d] = g_im * h_re - g_re * h_im
-                    a_re, a_im = a[a_row + d], a[a_row + D + d]
-                    re[d] = a_re * g_re + a_im * g_im
-                    im[d] = a_re * g_im - a_im * g_re
+                    g_re, g_im = dh_re[d] + re[d], dh_im[d] + im[d]
+                    dx_re[d] = g_re
+                    dx_im[d] = g_im
+                    re[d] = a_re[d] * g_re + a_im[d] * g_im
+                    im[d] = a_re[d] * g_im - a_im[d] * g_re
+                for d in range(n):
+                    da_re[d] = dx_re[d] * h_re[d] + dx_im[d] * h_im[d]
+                    da_im[d] = dx_im[d] * h_re[d] - dx_re[d] * h_im[d]
             if is_cut:
                 re[:] = 0
                 im[:] = 0
-        for d in range(n):
-            dh0[2 * b * D + d0 + d] = re[d]
-            dh0[2 * b * D + D + d0 + d] = im[d]
+        _row(dh0, 2 * b, D, d0, d1)[:] = re
+        _row(dh0, 2 * b + 1, D, d0, d1)[:] = im
 
 
 def _flat(tensor: Tensor) -> np.ndarray:

@@ -1,0 +1,33 @@
+"""A line on the standard error output that counts, for work that turns out to be long."""
+
+import sys
+import time
+
+_PATIENCE = 2.0  # seconds before the first line
+
+
+class Progress:
+    """Call it with how much is done; it prints at most five times a second, or every ten seconds to a file.
+
+    Args:
+        what: what is being done.
+        total: how much there is to do; 0 if unknown.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total = what, f" of {total:,}" if total else ""
+        self._next = time.monotonic() + _PATIENCE
+        self._shown = False
+
+    def __call__(self, done: int) -> None:
+        if time.monotonic() < self._next:
+            return
+        terminal = sys.stderr.isatty()
+        print(f"{self.what}: {done:,}{self.total}", end="\r" if terminal else "\n", file=sys.stderr, flush=True)
+        self._next = time.monotonic() + (0.2 if terminal else 10.0)
+        self._shown = terminal
+
+    def close(self) -> None:
+        """Leave the line."""
+        if self._shown:
+            print(file=sys.stderr)
