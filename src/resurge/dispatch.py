@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from resurge.errors import ResurgeError, unknown
 
 BACKENDS = ("numba", "torch", "reference")
+_NUMBA_FOUND = find_spec("numba") is not None
 _forced: str | None = None
 
 
@@ -88,16 +90,11 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
-@torch.compiler.assume_constant_result
-def _select_constant(device_type: str, dtype: torch.dtype) -> str:
-    return choose(device_type, dtype).backend
-
-
 def select(x: Tensor) -> str:
     """The name of the backend that serves an op on `x`; a fallback is told once a reason."""
-    if torch.compiler.is_compiling():
-        constant: str = _select_constant(x.device.type, x.dtype)
-        return constant
+    if torch.compiler.is_compiling():  # traced: no import, no warning, no transform to look for
+        kernel = _NUMBA_FOUND and x.device.type == "cpu"
+        return _forced or ("numba" if kernel else "torch")
     choice = choose(x.device.type, x.dtype)
     if choice.backend == "numba" and transformed():
         choice = Choice("torch", "vmap and forward-mode differentiation need a composable form", fallback=True)

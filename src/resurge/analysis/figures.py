@@ -17,7 +17,7 @@ BEFORE, AFTER, MARK = "#9aa5b2", "#2457c5", "#d2571c"
 _DISKS_A_ROW = 4
 _PIXELS_A_POINT = 1.3
 
-_RC: dict[str, Any] = {
+_RC: Any = {
     "svg.fonttype": "none",  # text stays text, in the page's own font
     "svg.hashsalt": "resurge",  # equal pictures are equal bytes
     "font.family": "sans-serif",

@@ -26,7 +26,8 @@ p, figcaption { max-width: 46em; }
 .card:first-child b { color: var(--accent); }
 figure { margin: 18px 0 0; }
 figure svg { display: block; max-width: 100%; height: auto; }
-.key { display: inline-block; width: .7em; height: .7em; border-radius: 50%; background: var(--accent); margin: 0 .3em; }
+.key { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin: 0 .3em;
+  background: var(--accent); }
 .key.hollow { background: none; border: 1.5px solid #9aa5b2; }
 .columns { columns: 270px; column-gap: 44px; }
 .columns > div { break-inside: avoid; padding-bottom: 18px; }
@@ -39,7 +40,8 @@ pre, code { font: 13.5px/1.6 "JetBrains Mono", "SF Mono", Menlo, Consolas, "Deja
 pre { background: var(--soft); border: 1px solid var(--rule); border-radius: 8px; padding: 14px 18px; margin: 14px 0 0;
   white-space: pre-wrap; overflow-wrap: anywhere; tab-size: 4; }
 pre .given { color: var(--accent); font-weight: 600; }
-footer { margin-top: 72px; padding-top: 18px; border-top: 1px solid var(--rule); color: var(--muted); font-size: 13.5px; }
+footer { margin-top: 72px; padding-top: 18px; border-top: 1px solid var(--rule); color: var(--muted);
+  font-size: 13.5px; }
 @media print { main { padding: 0; } figure, pre { break-inside: avoid; } }
 """
 

@@ -20,6 +20,7 @@ from resurge.paper import cite
 from resurge.training import Run, load_run
 
 _TEXT = 1200  # bytes of held-out text that are shown
+_ENVIRONMENT = ["device", "threads", "torch", "best_step", "steps"]
 
 
 def report(run: Run) -> str:
@@ -62,7 +63,7 @@ def command(run: Run) -> str:
 
 def _pairs(value: Any, usual: Any) -> list[tuple[str, Any, Any]]:
     """(name, value, usual value) of all fields, nested ones included."""
-    found = []
+    found: list[tuple[str, Any, Any]] = []
     for field in fields(value):
         own, other = getattr(value, field.name), getattr(usual, field.name, None)
         found += _pairs(own, other) if is_dataclass(own) else [(field.name, own, other)]
@@ -193,9 +194,7 @@ def _settings(run: Run, results: dict[str, Any]) -> str:
     layer = _rows(experiment.model.layer)
     model = [row for row in _rows(experiment.model) if row[0] != "layer"]
     data = [("name", experiment.data.name), *_rows(experiment.data)]
-    here = [
-        (name, str(results[name])) for name in ("device", "threads", "torch", "best_step", "steps") if name in results
-    ]
+    here = [(name, str(results[name])) for name in _ENVIRONMENT if name in results]
     here += [("python", platform.python_version()), ("system", f"{platform.system()} {platform.machine()}")]
     tables = [
         page.table("Model", model),

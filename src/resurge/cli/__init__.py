@@ -26,7 +26,7 @@ def commands() -> dict[str, Any]:
     """The commands by name, each a `Command`."""
     from resurge.cli import about, runs, serving
 
-    classes = [runs.Fit, runs.Evaluate, runs.Report, serving.Predict, serving.Generate]
+    classes: list[Any] = [runs.Fit, runs.Evaluate, runs.Report, serving.Predict, serving.Generate]
     classes += [about.Systems, about.Verify, about.Data, about.Info, about.Completion]
     return {command.NAME: command for command in classes}
 
@@ -82,7 +82,8 @@ def _run(words: list[str]) -> int:
         raise unknown("command", name, known)
     try:
         command = known[name].parse(rest)
-    except SystemExit:  # tyro has printed the help
+    except SystemExit:  # the help was asked for, and printed
+        print("\n".join(["", "Examples:", *(f"  {line}" for line in known[name].EXAMPLES)]))
         return 0
     code: int = command.run()
     return code

@@ -8,21 +8,20 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from resurge.cli.command import Command, json_line
+from resurge.cli.command import Command, Flag, json_line
 from resurge.errors import ResurgeError
 
 
 @dataclass
 class Systems(Command):
-    """List the published systems: paper, parts, claim, and the last verified result.
-
-    Examples:
-      resurge systems
-      resurge systems --json
-    """
+    """List the published systems: paper, parts, claim, and the last verified result."""
 
     NAME: ClassVar[str] = "systems"
-    json: bool = False
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "resurge systems",
+        "resurge systems --json",
+    )
+    json: Flag = False
     """One JSON object: {"systems": [...]}."""
 
     def run(self) -> int:
@@ -47,22 +46,22 @@ class Verify(Command):
     """Run a published system's claim here; exit code 0 only if it holds, 1 if it does not.
 
     The last line is the measured figures as one JSON object.
-
-    Examples:
-      resurge verify lru
-      resurge verify lru --seed 1 --quick
     """
 
     NAME: ClassVar[str] = "verify"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "resurge verify lru",
+        "resurge verify lru --seed 1 --quick",
+    )
     slug: tyro.conf.Positional[str]
     """The system; `resurge systems` lists them."""
     seed: int | None = None
     """In place of the claim's own."""
     device: str | None = None
     """In place of the claim's own: "cpu", "cuda"."""
-    quick: bool = False
+    quick: Flag = False
     """A small run, which shows that the claim can be run."""
-    record: bool = False
+    record: Flag = False
     """Write the result into the package too, to be shipped with it."""
 
     def run(self) -> int:
@@ -72,28 +71,29 @@ class Verify(Command):
         if self.record:
             print(f"recorded in {verify.record(outcome)}", file=sys.stderr)
         verdict = "holds" if outcome.holds else "does NOT hold"
-        print(f"{self.slug}: the claim {verdict}: measured {outcome.measured:.6g}, threshold {outcome.threshold:.6g}, ")
-        print(f"baseline {outcome.baseline:.6g}, paper: {outcome.paper}; {outcome.minutes:.1f} min on {outcome.machine}")
+        print(f"{self.slug}: the claim {verdict}{' in this quick run' if self.quick else ''}")
+        print(f"  measured {outcome.measured:.6g}, threshold {outcome.threshold:.6g}, baseline {outcome.baseline:.6g}")
+        print(f"  paper: {outcome.paper}")
+        print(f"  {outcome.minutes:.1f} minutes on {outcome.machine}")
         print(json_line(asdict(outcome)))
         return 0 if outcome.holds else 1
 
 
 @dataclass
 class Data(Command):
-    """List the data sets, get one ready (download or generate), or show what is in one.
-
-    Examples:
-      resurge data list
-      resurge data get listops
-      resurge data show digits --json
-    """
+    """List the data sets, get one ready (download or generate), or show what is in one."""
 
     NAME: ClassVar[str] = "data"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "resurge data list",
+        "resurge data get listops",
+        "resurge data show digits --json",
+    )
     action: tyro.conf.Positional[Literal["list", "get", "show"]] = "list"
     """What to do."""
     name: tyro.conf.Positional[str] = ""
     """The data set, for get and show."""
-    json: bool = False
+    json: Flag = False
     """Print one JSON object, the last line."""
 
     def run(self) -> int:
@@ -104,7 +104,9 @@ class Data(Command):
             if self.json:
                 print(json_line({"data": rows}))
             for row in [] if self.json else rows:
-                print("  ".join(f"{value}" for value in row.values()))
+                print(
+                    f"{row['name']:<9} {'here' if row['present'] else '-':<5} {row['summary']}\n{'':<16}{row['source']}"
+                )
             return 0
         if not self.name:
             raise ResurgeError(f"data {self.action} needs a name; known: {', '.join(data.tasks())}")
@@ -124,22 +126,21 @@ class Data(Command):
 
 @dataclass
 class Info(Command):
-    """Tell the versions, which backend serves what, threads, and the folders in use.
-
-    Examples:
-      resurge info
-      resurge info --json
-    """
+    """Tell the versions, which backend serves what, threads, and the folders in use."""
 
     NAME: ClassVar[str] = "info"
-    json: bool = False
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "resurge info",
+        "resurge info --json",
+    )
+    json: Flag = False
     """Print one JSON object."""
 
     def run(self) -> int:
         import torch
 
         import resurge
-        from resurge.data import folder
+        from resurge.data.folder import folder
         from resurge.files import cache_dir
 
         info: dict[str, Any] = {
@@ -152,7 +153,7 @@ class Info(Command):
             "threads": torch.get_num_threads(),
             "cores": os.cpu_count(),
             "cache": str(cache_dir()),
-            "data": str(folder.data_folder()),
+            "data": str(folder()),
         }
         backends = resurge.backends()
         if self.json:
@@ -168,15 +169,14 @@ class Info(Command):
 
 @dataclass
 class Completion(Command):
-    """Print a script that completes commands, recipes and options in your shell.
-
-    Examples:
-      resurge completion bash > ~/.local/share/bash-completion/completions/resurge
-      resurge completion zsh > ~/.zfunc/_resurge      (with fpath+=~/.zfunc in ~/.zshrc)
-      resurge completion fish > ~/.config/fish/completions/resurge.fish
-    """
+    """Print a script that completes commands, recipes and options in your shell."""
 
     NAME: ClassVar[str] = "completion"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "resurge completion bash > ~/.local/share/bash-completion/completions/resurge",
+        "resurge completion zsh > ~/.zfunc/_resurge      (with fpath+=~/.zfunc in ~/.zshrc)",
+        "resurge completion fish > ~/.config/fish/completions/resurge.fish",
+    )
     shell: Annotated[Literal["bash", "zsh", "tcsh", "fish"], tyro.conf.Positional]
     """Your shell."""
 
@@ -229,11 +229,10 @@ def _contents(task: Any) -> dict[str, Any]:
     batch = splits.train.batch(torch.arange(1))
     spec = splits.spec
     figures = {"name": task.name, "train": len(splits.train), "val": len(splits.val), "test": len(splits.test)}
-    shape = "x".join(map(str, batch.inputs.shape[1:]))
     return {
         **figures,
         "inputs": f"{spec.kind}, {spec.d_input} {'channels' if spec.kind == 'values' else 'kinds'}",
-        "first": f"{shape} {str(batch.inputs.dtype).removeprefix('torch.')}",
+        "shape": "x".join(map(str, batch.inputs.shape[1:])),
         "target": spec.target,
         "classes": spec.classes,
     }

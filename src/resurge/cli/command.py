@@ -4,9 +4,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
+
+import tyro
 
 from resurge.cli.parsing import parse
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""An option that is off unless it is given."""
 
 
 @dataclass
@@ -14,6 +19,7 @@ class Command:
     """A command is a dataclass of its options; its docstring is its help."""
 
     NAME: ClassVar[str]
+    EXAMPLES: ClassVar[tuple[str, ...]]
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Self:

@@ -4,17 +4,20 @@ import io
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import tyro
 
 from resurge.errors import ResurgeError, nearest
 
 C = TypeVar("C")
 
 _PLAINER = {
-    r"could not convert string to float: (.*)": r"a number is expected, and \1 was given",
-    r"invalid literal for int\(\) with base 10: (.*)": r"an integer is expected, and \1 was given",
-    r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*?),?\)": r"\2: one of \3 is expected, and \1 was given",
-    r"Missing value for argument '(.*)'\..*": r"\1: a value is expected after it",
+    r"could not convert string to float: (.*)": r"a number expected, \1 given",
+    r"invalid literal for int\(\) with base 10: (.*)": r"an integer expected, \1 given",
+    r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*?),?\)": r"\2: one of \3 expected, \1 given",
+    r"Missing value for argument '(.*)'\..*": r"\1: a value expected after it",
+    r"Missing from .*?: (\S+).*": r"\1 is needed, and was not given",
     r"Unrecognized options: (.*)": r"'\1' is one argument too many",
 }
 
@@ -26,19 +29,17 @@ def parse(cls: type[C], words: Sequence[str], prog: str, default: C | None = Non
         ResurgeError: an option that does not exist (the nearest one is named), a value of another type, a missing one.
         SystemExit: `--help` was asked for and printed.
     """
-    import tyro
-
     config = (tyro.conf.OmitArgPrefixes,)
+    instance: Any = tyro.MISSING_NONPROP if default is None else default
     problem = io.StringIO()
     try:
         with redirect_stderr(problem):
-            if default is None:
-                return tyro.cli(cls, args=words, prog=prog, config=config)
-            return tyro.cli(cls, args=words, prog=prog, config=config, default=default)
+            parsed: C = tyro.cli(cls, args=words, prog=prog, config=config, default=instance)
+            return parsed
     except SystemExit as stop:
         if not stop.code:
             raise
-    parser = tyro.extras.get_parser(cls, prog=prog, config=config, **({} if default is None else {"default": default}))
+    parser = tyro.extras.get_parser(cls, prog=prog, config=config, default=instance)
     known = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", parser.format_help())))
     raise ResurgeError(_misspelt(words, known) or _line(problem.getvalue())) from None
 

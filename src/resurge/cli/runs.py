@@ -1,6 +1,6 @@
 """Commands about runs: train one, measure it, show it."""
 
-import sys
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import tyro
 
-from resurge.cli.command import Command, json_line, print_figures
+from resurge.cli.command import Command, Flag, json_line, print_figures
 from resurge.cli.parsing import parse
-from resurge.errors import ResurgeError, unknown
+from resurge.errors import ResurgeError
 from resurge.recipes.base import Experiment
 
 
@@ -20,25 +20,25 @@ class Fit(Command):
 
     What is learnt is kept in a folder; a run that was stopped or killed goes on with --resume, to the same weights
     as if nothing had happened. `resurge fit RECIPE --help` lists the settings of a recipe.
-
-    Examples:
-      resurge fit lru/digits
-      resurge fit lru/digits --lr 3e-3 --d-model 96 --depth 2 --seed 1 --out runs/wide
-      resurge fit lru/digits --resume
-      resurge fit lru/series --path my.csv --label kind --json
     """
 
     NAME: ClassVar[str] = "fit"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "resurge fit lru/digits",
+        "resurge fit lru/digits --lr 3e-3 --d-model 96 --depth 2 --seed 1 --out runs/wide",
+        "resurge fit lru/digits --resume",
+        "resurge fit lru/series --path my.csv --label kind --json",
+    )
     recipe: tyro.conf.Suppress[str]
-    experiment: Experiment
-    """The settings of the recipe."""
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    """Everything that the recipe sets."""
     out: Path | None = None
     """Folder of the run; by default runs/, the recipe's name and the seed."""
-    resume: bool = False
+    resume: Flag = False
     """Continue the run that --out names."""
     device: str = "auto"
     """"cpu", "cuda", "cuda:1" ...; by default a GPU if there is one."""
-    json: bool = False
+    json: Flag = False
     """Print the test results as one JSON object, the last line."""
 
     @classmethod
@@ -46,7 +46,7 @@ class Fit(Command):
         from resurge import recipes
 
         if words and words[0] in ("-h", "--help"):
-            print(f"usage: resurge fit RECIPE [OPTIONS]\n\n{_unindented(cls.__doc__)}\nRecipes:")
+            print(f"usage: resurge fit RECIPE [OPTIONS]\n\n{inspect.getdoc(cls)}\n\nRecipes:")
             print("\n".join(f"  {name}" for name in recipes.names()))
             raise SystemExit(0)
         if not words or words[0].startswith("-"):
@@ -69,19 +69,18 @@ class Fit(Command):
 
 @dataclass
 class Evaluate(Command):
-    """Measure a trained run on a split of its data.
-
-    Examples:
-      resurge evaluate runs/lru-digits-0
-      resurge evaluate runs/lru-digits-0 --split val --json
-    """
+    """Measure a trained run on a split of its data."""
 
     NAME: ClassVar[str] = "evaluate"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "resurge evaluate runs/lru-digits-0",
+        "resurge evaluate runs/lru-digits-0 --split val --json",
+    )
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     split: Literal["train", "val", "test"] = "test"
     """Which part of the data."""
-    json: bool = False
+    json: Flag = False
     """Print one JSON object, the last line."""
 
     def run(self) -> int:
@@ -101,18 +100,18 @@ class Report(Command):
 
     Learning curves, eigenvalues before and after training, memory time scales, a confusion matrix or samples, and
     how to make the run again.
-
-    Examples:
-      resurge report runs/lru-digits-0
-      resurge report runs/lru-digits-0 --out digits.html
     """
 
     NAME: ClassVar[str] = "report"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "resurge report runs/lru-digits-0",
+        "resurge report runs/lru-digits-0 --out digits.html",
+    )
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     out: Path | None = None
     """The page; by default report.html in the run's folder."""
-    json: bool = False
+    json: Flag = False
     """Print one JSON object, the last line."""
 
     def run(self) -> int:
@@ -125,7 +124,3 @@ class Report(Command):
         write_atomic(out, page.encode())
         print(json_line({"report": str(out)}) if self.json else f"the report is {out}")
         return 0
-
-
-def _unindented(text: str | None) -> str:
-    return "\n".join(line.removeprefix("    ") for line in (text or "").splitlines())

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from resurge.cli.command import Command, json_line
+from resurge.cli.command import Command, Flag, json_line
 from resurge.errors import ResurgeError
 
 _Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -18,14 +18,14 @@ class Generate(Command):
     """Continue a text by a trained language model, printed as it is made.
 
     The prompt is not repeated. Ctrl-C ends it.
-
-    Examples:
-      resurge generate runs/lru-text-0 --prompt 'def '
-      resurge generate runs/lru-text-0 --prompt 'import ' --length 0 --temperature 0.7
-      resurge generate runs/lru-text-0 --prompt 'class ' --top-k 20 --seed 3 --json
     """
 
     NAME: ClassVar[str] = "generate"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "resurge generate runs/lru-text-0 --prompt 'def '",
+        "resurge generate runs/lru-text-0 --prompt 'import ' --length 0 --temperature 0.7",
+        "resurge generate runs/lru-text-0 --prompt 'class ' --top-k 20 --seed 3 --json",
+    )
     run_folder: _Folder
     """Folder of the run."""
     prompt: str
@@ -38,7 +38,7 @@ class Generate(Command):
     """Draw among so many likeliest bytes; 0 is all."""
     seed: int = 0
     """Of the draws."""
-    json: bool = False
+    json: Flag = False
     """Print one JSON object at the end, in place of the text as it is made."""
 
     def run(self) -> int:
@@ -52,14 +52,14 @@ class Generate(Command):
             raise ResurgeError("--json prints at the end, and --length 0 has none")
         run = load_run(self.run_folder)
         if not isinstance(run.model, LanguageModel):
-            raise ResurgeError(f"{self.run_folder} is no language model: it tells a {run.spec.target} for each sequence")
+            raise ResurgeError(
+                f"{self.run_folder} is no language model: it tells a {run.spec.target} for each sequence"
+            )
         if run.spec.encoding != "bytes":
             raise ResurgeError(f"{self.run_folder} does not model bytes, and its tokens cannot be shown as text")
         torch.set_num_threads(1)  # a single step is too little work to share
         prompt = run.spec.encode(self.prompt.encode(errors="surrogateescape")).tolist()
-        made = generate(
-            run.model, prompt, self.length, temperature=self.temperature, top_k=self.top_k, seed=self.seed
-        )
+        made = generate(run.model, prompt, self.length, temperature=self.temperature, top_k=self.top_k, seed=self.seed)
         text = decode(made, run.spec.d_input - 256)
         if self.json:
             print(json_line({"prompt": self.prompt, "text": "".join(text), "seed": self.seed}))
@@ -83,22 +83,22 @@ class Predict(Command):
     the word "reset" starts a new series. Memory does not grow. Models of text read bytes instead, and answer after
     every line: classifiers with the class so far, language models with the bits that the line cost, and the bits per
     byte so far.
-
-    Examples:
-      resurge predict runs/lru-series-0 new.csv
-      sensor | resurge predict runs/lru-series-0 --stream
-      resurge predict runs/lru-digits-0 - < values.txt
-      resurge predict runs/lru-text-0 file.py --json
     """
 
     NAME: ClassVar[str] = "predict"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "resurge predict runs/lru-series-0 new.csv",
+        "sensor | resurge predict runs/lru-series-0 --stream",
+        "resurge predict runs/lru-digits-0 - < values.txt",
+        "resurge predict runs/lru-text-0 file.py --json",
+    )
     run_folder: _Folder
     """Folder of the run."""
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE|-")] = "-"
     """File of series or text; "-" reads standard input as it comes."""
-    stream: bool = False
+    stream: Flag = False
     """Read the file, too, line by line as if it came from standard input."""
-    json: bool = False
+    json: Flag = False
     """One JSON object a line."""
 
     def run(self) -> int:
@@ -109,11 +109,11 @@ class Predict(Command):
 
         run = load_run(self.run_folder)
         if self.file != "-" and not self.stream:
-            answers = predict.answer_file(run.model, run.spec, Path(self.file))
+            answers = predict.answer_file(run, Path(self.file))
         else:
             torch.set_num_threads(1)  # a single step is too little work to share
             source = sys.stdin.fileno() if self.file == "-" else _open(self.file)
-            answers = predict.answer_stream(run.model, run.spec, source)
+            answers = predict.answer_stream(run, source)
         for some in answers:
             for answer in some:
                 sys.stdout.write((json_line(answer) if self.json else _words(answer)) + "\n")

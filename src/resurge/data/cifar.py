@@ -1,7 +1,9 @@
 """Sequential CIFAR-10 in grey, the Image task of the Long Range Arena."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from numpy.typing import NDArray
 
 from resurge.data.base import InputSpec, Splits
 from resurge.data.folder import FolderTask
@@ -27,17 +29,18 @@ class SCIFAR(FolderTask):
     """Which images they are."""
 
     def load(self) -> Splits:
-        train, test = (
+        arrays, test = (
             read_npz(self.file(f"cifar10_grey/cifar10_grey_{part}.npz"), ["x", "y", "class_names"])
             for part in ("train", "test")
         )
         spec = InputSpec(
-            kind="values", d_input=1, target="class", d_output=10, classes=train["class_names"].tolist(),
+            kind="values", d_input=1, target="class", d_output=10, classes=arrays["class_names"].tolist(),
             mean=[122.6], std=[61.0],
         )  # fmt: skip
-        kept, held = hold_out(train["y"], self.n_val, self.split_seed)
-        return Splits(
-            *(Sequences.of(train["x"][part][..., None], train["y"][part], spec) for part in (kept, held)),
-            Sequences.of(test["x"][..., None], test["y"], spec),
-            spec,
-        )
+
+        def part(x: NDArray[Any], y: NDArray[Any]) -> Sequences:
+            return Sequences.of(x[..., None], y, spec)
+
+        x, y = arrays["x"], arrays["y"]
+        train, val = hold_out(y, self.n_val, self.split_seed)
+        return Splits(part(x[train], y[train]), part(x[val], y[val]), part(test["x"], test["y"]), spec)

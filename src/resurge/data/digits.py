@@ -1,9 +1,10 @@
 """The digits that come with scikit-learn: a real task for which nothing has to be downloaded."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resurge.data.base import InputSpec, Splits, Task
 from resurge.data.sequences import Sequences, hold_out
@@ -32,9 +33,13 @@ class Digits(Task):
         images, labels = load_digits(return_X_y=True)
         pixels = images.astype(np.uint8)[..., None]
         rest, test = hold_out(labels, round(0.2 * len(labels)), self.split_seed)
-        train, val = (rest[part] for part in hold_out(labels[rest], round(0.1 * len(rest)), self.split_seed))
+        train, val = (rest[items] for items in hold_out(labels[rest], round(0.1 * len(rest)), self.split_seed))
         spec = InputSpec(
             kind="values", d_input=1, target="class", d_output=10, classes=[str(digit) for digit in range(10)],
             mean=[float(pixels[train].mean())], std=[float(pixels[train].std())],
         )  # fmt: skip
-        return Splits(*(Sequences.of(pixels[part], labels[part], spec) for part in (train, val, test)), spec)
+
+        def part(items: NDArray[Any]) -> Sequences:
+            return Sequences.of(pixels[items], labels[items], spec)
+
+        return Splits(part(train), part(val), part(test), spec)

@@ -10,13 +10,13 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resurge.data.base import Task
 from resurge.data.progress import Progress
+from resurge.data.reading import npz_bytes
 from resurge.errors import ResurgeError, unknown
 from resurge.files import cache_dir, write_atomic
 
@@ -64,7 +64,7 @@ class Archive(NamedTuple):
 
     files: tuple[str, ...]
     urls: dict[str, str]
-    convert: Callable[[list[bytes]], dict[str, bytes]]
+    convert: Callable[[list[bytes]], dict[str, bytes | memoryview]]
 
 
 def fetch(name: str, into: Path) -> list[Path]:
@@ -90,11 +90,11 @@ def _download(url: str, md5: str) -> bytes:
     content = bytearray()
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
-            progress = Progress(f"{url} (bytes)", int(response.headers.get("Content-Length") or 0))
-            while piece := response.read(1 << 20):
-                content += piece
-                progress(len(content))
-            progress.close()
+            size = int(response.headers.get("Content-Length") or 0)
+            with Progress(f"{url} (bytes)", size) as progress:
+                while piece := response.read(1 << 20):
+                    content += piece
+                    progress(len(content))
     except OSError as error:  # URLError among them
         raise ResurgeError(f"{url} cannot be downloaded: {getattr(error, 'reason', error)}") from error
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
@@ -103,36 +103,32 @@ def _download(url: str, md5: str) -> bytes:
     return bytes(content)
 
 
-def _npz(**arrays: NDArray[Any]) -> bytes:
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-    return file.getvalue()
-
-
-def _mnist(downloads: list[bytes]) -> dict[str, bytes]:
+def _mnist(downloads: list[bytes]) -> dict[str, bytes | memoryview]:
     """Four idx files, images before labels, to one .npz."""
     x_train, y_train, x_test, y_test = (np.frombuffer(gzip.decompress(file), np.uint8) for file in downloads)
     images = {"x_train": x_train[16:].reshape(-1, 28, 28), "x_test": x_test[16:].reshape(-1, 28, 28)}
-    return {"mnist/mnist.npz": _npz(**images, y_train=y_train[8:], y_test=y_test[8:])}
+    return {"mnist/mnist.npz": npz_bytes({**images, "y_train": y_train[8:], "y_test": y_test[8:]})}
 
 
-def _cifar(downloads: list[bytes]) -> dict[str, bytes]:
+def _cifar(downloads: list[bytes]) -> dict[str, bytes | memoryview]:
     """The binary version: records of a label, then 1,024 red, green and blue bytes; to grey."""
     with tarfile.open(fileobj=io.BytesIO(downloads[0])) as tar:
         parts = {Path(member.name).name: tar.extractfile(member) for member in tar if member.isfile()}
         contents = {name: file.read() for name, file in parts.items() if file is not None}
     batches = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
     names = np.array(contents["batches.meta.txt"].decode().split())
-    files = {}
+    files: dict[str, bytes | memoryview] = {}
     for part, members in batches.items():
         records = np.frombuffer(b"".join(contents[member] for member in members), np.uint8).reshape(-1, 3073)
         colours = records[:, 1:].reshape(-1, 3, 1024)
         grey = np.rint(np.einsum("c,ncp->np", np.array([0.2989, 0.587, 0.114]), colours)).astype(np.uint8)
-        files[f"cifar10_grey/cifar10_grey_{part}.npz"] = _npz(x=grey, y=records[:, 0], class_names=names)
+        files[f"cifar10_grey/cifar10_grey_{part}.npz"] = npz_bytes(
+            {"x": grey, "y": records[:, 0], "class_names": names}
+        )
     return files
 
 
-def _imdb(downloads: list[bytes]) -> dict[str, bytes]:
+def _imdb(downloads: list[bytes]) -> dict[str, bytes | memoryview]:
     """Files aclImdb/{train,test}/{neg,pos}/<id>_<rating>.txt to a gzipped line of JSON each."""
     reviews: dict[str, list[tuple[int, int, int, str]]] = {"train": [], "test": []}
     with tarfile.open(fileobj=io.BytesIO(downloads[0])) as tar:

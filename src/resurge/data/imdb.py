@@ -46,8 +46,11 @@ class IMDB(FolderTask):
         )
         texts, labels = self._read("train")
         train, val = hold_out(labels, round(self.val_fraction * len(labels)), self.split_seed)
-        parts = (Sequences.of([texts[i] for i in part], labels[part], spec) for part in (train, val))
-        return Splits(*parts, Sequences.of(*self._read("test"), spec), spec)
+
+        def part(items: NDArray[Any]) -> Sequences:
+            return Sequences.of([texts[i] for i in items], labels[items], spec)
+
+        return Splits(part(train), part(val), Sequences.of(*self._read("test"), spec), spec)
 
     def _read(self, part: str) -> tuple[list[NDArray[np.uint8]], NDArray[Any]]:
         path = self.file(f"imdb/imdb_{part}.jsonl.gz")

@@ -1,13 +1,11 @@
 """ListOps: the value of nested lists of operators and digits, generated as in the Long Range Arena."""
 
 import hashlib
-import io
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from resurge.data.base import InputSpec, Splits, Task
 from resurge.data.encoding import LISTOPS
 from resurge.data.progress import Progress
-from resurge.data.reading import read_npz
+from resurge.data.reading import npz_bytes, read_npz
 from resurge.data.sequences import Sequences
 from resurge.errors import ResurgeError
 from resurge.files import cache_dir, write_atomic
@@ -67,19 +65,16 @@ class ListOps(Task):
             data = read_npz(self.file, ["tokens", "offsets", "answers"])
         except ResurgeError:  # absent or damaged: it can be made again
             data = self._generate()
-            content = io.BytesIO()
-            np.savez(content, **data)
-            write_atomic(self.file, content.getbuffer())
+            write_atomic(self.file, npz_bytes(data))
         spec = InputSpec(
             kind="tokens", d_input=len(LISTOPS), target="class", d_output=10, encoding="listops",
             classes=[str(digit) for digit in range(10)],
         )  # fmt: skip
         ends = np.cumsum([0, self.n_train, self.n_val, self.n_test])
-        parts = (
-            Sequences(data["tokens"], data["offsets"][a : b + 1], data["answers"][a:b], spec)
-            for a, b in zip(ends[:-1], ends[1:], strict=True)
+        train, val, test = (
+            Sequences(data["tokens"], data["offsets"][a : b + 1], data["answers"][a:b], spec) for a, b in pairwise(ends)
         )
-        return Splits(*parts, spec)
+        return Splits(train, val, test, spec)
 
     def present(self) -> bool:
         return self.file.is_file()
@@ -105,22 +100,21 @@ class ListOps(Task):
 
     def _generate(self) -> dict[str, NDArray[Any]]:
         wanted = self.n_train + self.n_val + self.n_test
-        progress = Progress("listops: expressions", wanted)
         seen: set[bytes] = set()
-        expressions, answers, since_new = [], [], 0
-        for tokens, answer in self._expressions():
-            digest = hashlib.blake2b(tokens, digest_size=16).digest()
-            since_new = since_new + 1 if digest in seen else 0
-            if since_new > 20 * _BLOCK:
-                raise ResurgeError(f"there are hardly more than {len(seen)} such expressions, and {wanted} are wanted")
-            if not since_new:
-                seen.add(digest)
-                expressions.append(tokens)
-                answers.append(answer)
-                progress(len(seen))
-                if len(seen) == wanted:
-                    break
-        progress.close()
+        expressions, answers, repeated = [], [], 0
+        with Progress("listops: expressions", wanted) as progress:
+            for tokens, answer in self._expressions():
+                digest = hashlib.blake2b(tokens.data, digest_size=16).digest()
+                repeated = repeated + 1 if digest in seen else 0
+                if repeated > 20 * _BLOCK:
+                    raise ResurgeError(f"there are hardly more than {len(seen)} such expressions, not {wanted}")
+                if not repeated:
+                    seen.add(digest)
+                    expressions.append(tokens)
+                    answers.append(answer)
+                    progress(len(seen))
+                    if len(seen) == wanted:
+                        break
         return {
             "tokens": np.concatenate(expressions),
             "offsets": np.cumsum([0, *map(len, expressions)]),
@@ -131,11 +125,12 @@ class ListOps(Task):
         """All expressions with their values, block by block, for ever. Some blocks are grown ahead."""
         from resurge.data.trees import grow_block  # compiles
 
+        def grow(block: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]:
+            seed = self.data_seed, block
+            return grow_block(seed, _BLOCK, self.min_length, self.max_length, self.max_depth, self.max_args)
+
         workers = self.workers or os.cpu_count() or 1
-        lengths = {"min_length": self.min_length, "max_length": self.max_length}
-        grow = partial(grow_block, n=_BLOCK, **lengths, max_depth=self.max_depth, max_args=self.max_args)
         with ThreadPoolExecutor(workers) as pool:
             for first in count(0, 2 * workers):
-                seeds = [(self.data_seed, block) for block in range(first, first + 2 * workers)]
-                for tokens, block_lengths, answers in pool.map(grow, seeds):
-                    yield from zip(np.split(tokens, np.cumsum(block_lengths)[:-1]), answers.tolist(), strict=True)
+                for tokens, lengths, answers in pool.map(grow, range(first, first + 2 * workers)):
+                    yield from zip(np.split(tokens, np.cumsum(lengths)[:-1]), answers.tolist(), strict=True)

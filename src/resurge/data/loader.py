@@ -26,9 +26,7 @@ class BatchLoader:
         ResurgeError: a number out of range, or a split too small for a single batch.
     """
 
-    def __init__(
-        self, split: Split, batch_size: int, *, shuffle: bool, seed: int = 0, drop_last: bool = False
-    ) -> None:
+    def __init__(self, split: Split, batch_size: int, *, shuffle: bool, seed: int = 0, drop_last: bool = False) -> None:
         if batch_size < 1 or seed < 0:
             raise ResurgeError(f"batch_size must be at least 1 and seed 0, and they are {batch_size} and {seed}")
         self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed

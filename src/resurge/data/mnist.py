@@ -1,7 +1,7 @@
 """Sequential MNIST: the digits of 28 x 28 pixels, one pixel a step, in order or in a fixed random order."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,15 +39,14 @@ class SMNIST(FolderTask):
             kind="values", d_input=1, target="class", d_output=10, classes=[str(digit) for digit in range(10)],
             mean=[0.1307 * 255], std=[0.3081 * 255],
         )  # fmt: skip
-        x, x_test = (arrays[name].reshape(-1, 784, 1)[:, self.order()] for name in ("x_train", "x_test"))
-        y = arrays["y_train"]
+
+        def part(x: NDArray[Any], y: NDArray[Any]) -> Sequences:
+            return Sequences.of(x.reshape(-1, 784, 1)[:, self.order()], y, spec)
+
+        x, y = arrays["x_train"], arrays["y_train"]
         train, val = hold_out(y, self.n_val, self.split_seed)
-        return Splits(
-            Sequences.of(x[train], y[train], spec),
-            Sequences.of(x[val], y[val], spec),
-            Sequences.of(x_test, arrays["y_test"], spec),
-            spec,
-        )
+        test = part(arrays["x_test"], arrays["y_test"])
+        return Splits(part(x[train], y[train]), part(x[val], y[val]), test, spec)
 
 
 @dataclass

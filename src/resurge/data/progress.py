@@ -2,12 +2,13 @@
 
 import sys
 import time
+from typing import Self
 
 _PATIENCE = 2.0  # seconds before the first line
 
 
 class Progress:
-    """Call it with how much is done; it prints at most five times a second, or every ten seconds to a file.
+    """A context; call it with how much is done. It prints at most five times a second, or every ten to a file.
 
     Args:
         what: what is being done.
@@ -27,7 +28,9 @@ class Progress:
         self._next = time.monotonic() + (0.2 if terminal else 10.0)
         self._shown = terminal
 
-    def close(self) -> None:
-        """Leave the line."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._shown:
             print(file=sys.stderr)

@@ -1,9 +1,10 @@
 """Reading files that may be anything: whatever is wrong with them becomes one line that says what and where."""
 
+import io
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,13 @@ def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
             raise ResurgeError(f"{path}: array '{name}' holds Python objects (a pickle): never loaded") from error
         raise ResurgeError(f"{path}: array '{name}' cannot be read: {error}") from error
     return arrays
+
+
+def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> memoryview:
+    """What an .npz file with these arrays holds, not compressed."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getbuffer()
 
 
 def number(text: str) -> float:

@@ -32,7 +32,7 @@ class Sequences(Split):
         self._same_length = bool((self.lengths == self.lengths[:1]).all())
 
     @classmethod
-    def of(cls, series: Sequence[NDArray[Any]], targets: NDArray[Any], spec: InputSpec) -> Self:
+    def of(cls, series: Sequence[NDArray[Any]] | NDArray[Any], targets: NDArray[Any], spec: InputSpec) -> Self:
         """From a list of series, or one array whose first axis counts them."""
         offsets = np.concatenate([[0], np.cumsum([len(one) for one in series])])
         raw = series.reshape(-1, *series.shape[2:]) if isinstance(series, np.ndarray) else np.concatenate(series)

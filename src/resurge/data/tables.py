@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,71 +37,74 @@ class Table:
     """Columns of cells by name, and where in the file each row stands."""
 
     path: Path
-    cells: dict[str, Sequence[Any]]
+    cells: Mapping[str, Sequence[Any]]
     rows: Sequence[int]
     unit: str  # what `rows` counts: "line" or "row"
+    columns: Columns
 
-    def error(self, row: int, column: str, problem: str) -> ResurgeError:
-        return ResurgeError(f"{self.path}: {self.unit} {self.rows[row]}, column '{column}': {problem}")
+    @property
+    def channels(self) -> list[str]:
+        """The columns that hold values."""
+        label, id, time = self.columns.label, self.columns.id, self.columns.time
+        return [name for name in self.cells if name not in ({label, id, time} if id in self.cells else {label})]
 
-    def numbers(self, column: str) -> NDArray[np.float64]:
-        """A column's numbers.
-
-        Raises:
-            ResurgeError: a cell is no finite number.
-        """
-        values = np.empty(len(self.rows))
-        for row, cell in enumerate(self.cells[column]):
-            try:
-                values[row] = number(str(cell))
-            except ResurgeError as error:
-                raise self.error(row, column, str(error)) from None
-        return values
-
-    def series(self, columns: Columns) -> SeriesFile:
-        """The table's series: in the long layout if it has the id column, else in the wide one.
+    def series(self) -> SeriesFile:
+        """The series, in the long layout if the table has the id column, else in the wide one.
 
         Long: a row is a time step, rows with the same id are one series, in the order of the time column if there
         is one. Wide: a row is a series of one channel.
 
         Raises:
-            ResurgeError: a column or label is missing, a series has two labels, or a cell is no number.
+            ResurgeError: a column or label is missing, a series has two labels, or a cell is no finite number.
         """
-        label, long = columns.label, columns.id in self.cells
-        if columns.labelled and label not in self.cells:
+        label = self.columns.label
+        if self.columns.labelled and label not in self.cells:
             names = ", ".join(list(self.cells)[:20])
             raise ResurgeError(f"{self.path}: has no column '{label}'.{nearest(label, self.cells)} It has: {names}.")
-        meaning = {label, columns.id, columns.time} if long else {label}
-        channels = [name for name in self.cells if name not in meaning]
-        if not channels:
-            raise ResurgeError(f"{self.path}: has no column of values beside {', '.join(sorted(meaning))}")
-        labels = self._labels(label) if label in self.cells else None
-        values = np.stack([self.numbers(name) for name in channels], 1)
-        if long:
-            return self._long(values, labels, columns)
+        if not self.channels:
+            raise ResurgeError(f"{self.path}: has no column of values beside {', '.join(self.cells)}")
+        labels = self._labels() if label in self.cells else None
+        values = np.stack([self._numbers(name) for name in self.channels], 1)
+        if self.columns.id in self.cells:
+            return self._long(values, labels)
         numbers = [str(i) for i in range(1, len(values) + 1)]
         return SeriesFile(list(values[..., None]), numbers, None if labels is None else np.array(labels))
 
-    def _labels(self, column: str) -> list[str]:
+    def _error(self, row: int, column: str, problem: str) -> ResurgeError:
+        return ResurgeError(f"{self.path}: {self.unit} {self.rows[row]}, column '{column}': {problem}")
+
+    def _numbers(self, column: str) -> NDArray[np.float64]:
+        values = np.empty(len(self.rows))
+        for row, cell in enumerate(self.cells[column]):
+            try:
+                values[row] = number(str(cell))
+            except ResurgeError as error:
+                raise self._error(row, column, f"{error} ({self._place(row, column)})") from None
+        return values
+
+    def _place(self, row: int, column: str) -> str:
+        """Which step of which series a value is, both from 1."""
+        if (ids := self.cells.get(self.columns.id)) is None:
+            return f"series {row + 1}, step {1 + self.channels.index(column)}"
+        return f"series '{ids[row]}', step {1 + list(ids[:row]).count(ids[row])}"
+
+    def _labels(self) -> list[str]:
+        column = self.columns.label
         labels = ["" if cell is None else str(cell).strip() for cell in self.cells[column]]
         for row, label in enumerate(labels):
             if label in ("", "nan"):
-                raise self.error(row, column, "the label is missing")
+                raise self._error(row, column, "the label is missing")
         return labels
 
-    def _long(self, values: NDArray[np.float64], labels: list[str] | None, columns: Columns) -> SeriesFile:
+    def _long(self, values: NDArray[np.float64], labels: list[str] | None) -> SeriesFile:
         rows_of: dict[str, list[int]] = {}
-        for row, cell in enumerate(self.cells[columns.id]):
+        for row, cell in enumerate(self.cells[self.columns.id]):
             if cell is None or not str(cell).strip():
-                raise self.error(row, columns.id, "the id is missing")
+                raise self._error(row, self.columns.id, "the id is missing")
             rows_of.setdefault(str(cell).strip(), []).append(row)
-        for name, rows in rows_of.items() if labels is not None else ():
-            for row in rows:
-                if labels[row] != labels[rows[0]]:
-                    problem = f"series '{name}' has label '{labels[row]}' here and '{labels[rows[0]]}' before"
-                    raise self.error(row, columns.label, problem)
-        if columns.time in self.cells:
-            times = self.numbers(columns.time)
+        if labels is not None:
+            self._check_labels(labels, rows_of)
+        if times := self._times():
             rows_of = {name: sorted(rows, key=times.__getitem__) for name, rows in rows_of.items()}
         first = [rows[0] for rows in rows_of.values()]
         return SeriesFile(
@@ -109,6 +112,22 @@ class Table:
             list(rows_of),
             None if labels is None else np.array([labels[row] for row in first]),
         )
+
+    def _times(self) -> Sequence[Any]:
+        """What orders the rows: numbers, or else text, as dates are in ISO 8601; empty without a time column."""
+        cells = self.cells.get(self.columns.time, ())
+        try:
+            number(str(cells[0]))
+        except (IndexError, ResurgeError):
+            return [str(cell) for cell in cells]
+        return list(self._numbers(self.columns.time))
+
+    def _check_labels(self, labels: list[str], rows_of: dict[str, list[int]]) -> None:
+        for name, (first, *others) in rows_of.items():
+            for row in others:
+                if labels[row] != labels[first]:
+                    problem = f"series '{name}' has label '{labels[row]}' here and '{labels[first]}' before"
+                    raise self._error(row, self.columns.label, problem)
 
 
 def read_csv(path: Path, columns: Columns) -> SeriesFile:
@@ -138,7 +157,7 @@ def read_csv(path: Path, columns: Columns) -> SeriesFile:
     if not rows:
         raise ResurgeError(f"{path}: has no row after the names of the columns")
     cells = dict(zip(header, zip(*rows, strict=True), strict=True))
-    return Table(path, cells, lines, "line").series(columns)
+    return Table(path, cells, lines, "line", columns).series()
 
 
 def _header(path: Path, row: list[str]) -> list[str]:
@@ -146,6 +165,12 @@ def _header(path: Path, row: list[str]) -> list[str]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ResurgeError(f"{path}: line 1 must name the columns, and has '{twice}' twice")
+    try:
+        steps = np.diff([float(name) for name in names])
+    except ValueError:
+        return names
+    if not len(steps) or (steps != 1).any():  # numbers in a row, as 0, 1, 2, ..., may well be names
+        raise ResurgeError(f"{path}: line 1 must name the columns, and has numbers")
     return names
 
 
@@ -167,4 +192,4 @@ def read_parquet(path: Path, columns: Columns) -> SeriesFile:
     n = len(next(iter(cells.values()), ()))
     if not n:
         raise ResurgeError(f"{path}: has no rows")
-    return Table(path, cells, range(1, n + 1), "row").series(columns)
+    return Table(path, cells, range(1, n + 1), "row", columns).series()

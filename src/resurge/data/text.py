@@ -1,9 +1,10 @@
 """Text as bytes, each of which is to be foretold from all before it."""
 
 import hashlib
+import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -48,9 +49,11 @@ class Text(Task):
             )
         root = Path(self.path).expanduser()
         if not self.path:
-            parts = self._share(_library(Path(sysconfig.get_path("stdlib"))), "Python's standard library")
+            parts = self._share(
+                _files(Path(sysconfig.get_path("stdlib")), ".py", _NOT_LIBRARY), "Python's standard library"
+            )
         elif root.is_dir():
-            parts = self._share(_folder(root), str(root))
+            parts = self._share(_files(root), str(root))
         else:
             parts = self._cut(read_utf8(root))
         for part, content in zip(("training", "validation", "test"), parts, strict=True):
@@ -102,24 +105,20 @@ class Windows(Split):
         return Windows(self.content.numpy(), self.length, start)
 
 
-def _library(root: Path) -> dict[str, bytes]:
-    return _readable((p for p in root.rglob("*.py") if not _NOT_LIBRARY & set(p.relative_to(root).parts)), root)
+def _files(root: Path, suffix: str = "", without: Collection[str] = ()) -> dict[str, bytes]:
+    """The text files below `root` by relative name, but for hidden ones and folders in `without`.
 
-
-def _folder(root: Path) -> dict[str, bytes]:
-    visible = (p for p in root.rglob("*") if not any(part.startswith(".") for part in p.relative_to(root).parts))
-    return _readable(visible, root)
-
-
-def _readable(paths: Iterator[Path], root: Path) -> dict[str, bytes]:
-    """The text files among `paths` by relative name; what is left out is counted in one line."""
-    texts, skipped = {}, []
-    for path in paths:
-        if path.is_file() and path.stat().st_size:
+    Files that are no text are left out, and counted in one line.
+    """
+    texts, left_out = {}, []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in without]
+        for path in (Path(folder, name) for name in names if not name.startswith(".") and name.endswith(suffix)):
             try:
-                texts[path.relative_to(root).as_posix()] = read_utf8(path)
-            except ResurgeError as error:
-                skipped.append(str(error))
-    if skipped:
-        print(f"{root}: {len(skipped)} files are left out; {min(skipped)}", file=sys.stderr)
+                if path.stat().st_size:
+                    texts[path.relative_to(root).as_posix()] = read_utf8(path)
+            except (ResurgeError, OSError) as error:
+                left_out.append(str(error))
+    if left_out:
+        print(f"{root}: {len(left_out)} files are left out; {min(left_out)}", file=sys.stderr)
     return texts

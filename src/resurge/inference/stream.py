@@ -28,7 +28,7 @@ class Stream:
             and makes of them what the model takes, as in training; without it, `push` takes that.
 
     Raises:
-        ResurgeError: a model that needs the whole sequence (bidirectional), or a batch size below 1.
+        ResurgeError: another module, one that needs the whole sequence (bidirectional), or a batch size below 1.
 
     Example:
         stream = Stream(model)
@@ -37,15 +37,15 @@ class Stream:
         stream.reset()                         # a new sequence starts
     """
 
-    def __init__(
-        self, model: SequenceClassifier | LanguageModel, *, batch_size: int = 1, spec: "InputSpec | None" = None
-    ) -> None:
+    def __init__(self, model: nn.Module, *, batch_size: int = 1, spec: "InputSpec | None" = None) -> None:
+        if not isinstance(model, (SequenceClassifier, LanguageModel)):
+            raise ResurgeError(f"model must be a classifier, regressor or language model, not {type(model).__name__}")
         if batch_size < 1:
             raise ResurgeError(f"batch_size must be at least 1, and is {batch_size}")
         for name, module in model.named_modules():
             if isinstance(module, RecurrentLayer) and not module.CAUSAL:
                 raise ResurgeError(f"a model with a bidirectional layer ({name}) needs the whole sequence: no stream")
-        self.model = model.eval()
+        self.model: SequenceClassifier | LanguageModel = model.eval()
         self.batch_size = batch_size
         self._tokens = isinstance(model, LanguageModel) or isinstance(model.encoder, nn.Embedding)
         parameter = next(model.parameters())
@@ -75,6 +75,7 @@ class Stream:
             next token, (B, vocabulary) after a step, (B, T, vocabulary) after each token of a piece.
         """
         piece, is_step = self._piece(x)
+        outputs: Tensor
         outputs, self.state = self.model(piece, self.state)
         return outputs[:, 0] if is_step and outputs.dim() == 3 else outputs
 
