@@ -152,7 +152,9 @@ def position(out: Path) -> str:
 def table(path: Path) -> list[dict[str, str]]:
     """metrics.csv without what depends on the clock."""
     with path.open() as file:
-        return [{k: v for k, v in row.items() if k not in ("seconds", "tokens_per_second")} for row in csv.DictReader(file)]
+        return [
+            {k: v for k, v in row.items() if k not in ("seconds", "tokens_per_second")} for row in csv.DictReader(file)
+        ]
 
 
 def compare(whole: Path, killed: Path) -> None:

@@ -48,9 +48,7 @@ def items(batches: list[Batch]) -> list[tuple[list[int], list[int]]]:
     return [(batch.inputs.tolist(), batch.targets.tolist()) for batch in batches]
 
 
-@given(
-    n=st.integers(1, 40), size=st.integers(1, 12), seed=st.integers(0, 99), epochs=st.integers(1, 3), data=st.data()
-)
+@given(n=st.integers(1, 40), size=st.integers(1, 12), seed=st.integers(0, 99), epochs=st.integers(1, 3), data=st.data())
 def test_a_loader_goes_on_from_any_position(n: int, size: int, seed: int, epochs: int, data: st.DataObject) -> None:
     loader = BatchLoader(Numbers(n), size, shuffle=True, seed=seed)
     whole = [batch for _ in range(epochs + 1) for batch in loader]
@@ -235,7 +233,7 @@ def test_missing_data_tells_how_to_get_it(tmp_path: Path, monkeypatch: pytest.Mo
         data.IMDB(data_dir=str(tmp_path / "named")).load()
     monkeypatch.delenv("RESURGE_DATA")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert data.folder() == tmp_path / "resurge" / "data"
+    assert folder_module.folder() == tmp_path / "resurge" / "data"
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / "mnist.npz").write_bytes(b"not a zip")
     with pytest.raises(ResurgeError, match=r"mnist.npz: is no .npz file"):
@@ -250,7 +248,7 @@ def test_describe_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert [name for name, entry in described.items() if entry.present] == ["digits", "text"]
     assert all(len(entry.summary) > 20 and entry.source for entry in described.values())
     assert data.task("digits") is data.Digits
-    with pytest.raises(ResurgeError, match="unknown task 'digit'. Did you mean 'digits'"):
+    with pytest.raises(ResurgeError, match=r"unknown task 'digit'. Did you mean 'digits'"):
         data.task("digit")
     with pytest.raises(ResurgeError, match="--path"):
         data.prepare("series")
@@ -263,9 +261,9 @@ def test_a_data_module_loads_once() -> None:
     splits = module.splits
     module.setup("test")
     assert module.splits is splits
-    assert [len(loader) for loader in (module.train_dataloader(), module.val_dataloader(), module.test_dataloader())] == [
-        41, 2, 3]  # fmt: skip
-    assert not torch.equal(next(iter(module.train_dataloader())).targets, splits.train.batch(torch.arange(32)).targets)
+    train, val, test = module.train_dataloader(), module.val_dataloader(), module.test_dataloader()
+    assert [len(train), len(val), len(test)] == [41, 2, 3]
+    assert not torch.equal(next(iter(train)).targets, splits.train.batch(torch.arange(32)).targets)
 
 
 def tar_gz(files: dict[str, bytes]) -> bytes:
@@ -315,8 +313,12 @@ def test_downloads_become_the_layout_that_is_read(tmp_path: Path, monkeypatch: p
     assert np.abs(grey - exact).max() <= 0.501
     assert splits.spec.classes == ["cat", "dog"]
 
-    reviews = {f"aclImdb/{part}/{kind}/{i}_{rating}.txt": f"{part} {kind} é {i}".encode()
-               for part in ("train", "test") for kind, rating in (("pos", 9), ("neg", 2)) for i in range(3)}  # fmt: skip
+    reviews = {
+        f"aclImdb/{part}/{kind}/{i}_{rating}.txt": f"{part} {kind} é {i}".encode()
+        for part in ("train", "test")
+        for kind, rating in (("pos", 9), ("neg", 2))
+        for i in range(3)
+    }
     serve(monkeypatch, "imdb", [tar_gz({**reviews, "aclImdb/train/unsup/0_0.txt": b"?", "aclImdb/README": b"?"})])
     data.prepare("imdb", str(tmp_path))
     splits = data.IMDB(data_dir=str(tmp_path), val_fraction=0.4).load()

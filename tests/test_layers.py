@@ -25,8 +25,9 @@ def lru_by_convolution(layer: LRU, u: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("ring", [(0.0, 1.0, 2 * math.pi), (0.9, 0.999, 2 * math.pi), (0.99, 0.9999, math.pi / 10)])
-def test_lru_equals_the_papers_equations(dtype: torch.dtype, ring: tuple[float, float, float]) -> None:
-    torch.manual_seed(0)
+@pytest.mark.parametrize("seed", range(5))
+def test_lru_equals_the_papers_equations(dtype: torch.dtype, ring: tuple[float, float, float], seed: int) -> None:
+    torch.manual_seed(seed)
     layer = LRU(12, 16, r_min=ring[0], r_max=ring[1], max_phase=ring[2]).to(dtype)
     u = torch.randn(3, 200, 12, dtype=dtype, requires_grad=True)
     weight = torch.randn(3, 200, 12, dtype=torch.float64)

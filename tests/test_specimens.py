@@ -9,24 +9,24 @@ from torch import Tensor
 
 from resurge import RecurrentLayer
 from resurge.layers import LRU
-from resurge.layers.lru import LRUState
+from resurge.nn.diagonal import DiagonalState
 
 
 class LeaksTheFuture(LRU):
-    def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
+    def scan(self, x: Tensor, state: DiagonalState, reset: Tensor | None) -> tuple[Tensor, DiagonalState]:
         y, state = super().scan(x, state, reset)
         return y + 1e-3 * x.mean(1, keepdim=True), state
 
 
 class ForgetsItsStateAtABorder(LRU):
-    def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
+    def scan(self, x: Tensor, state: DiagonalState, reset: Tensor | None) -> tuple[Tensor, DiagonalState]:
         return super().scan(x, self.initial_state(x.shape[0]), reset)
 
 
 class ForgetsEverySixteenSteps(LRU):
     """A chunked form that does not carry its state on."""
 
-    def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
+    def scan(self, x: Tensor, state: DiagonalState, reset: Tensor | None) -> tuple[Tensor, DiagonalState]:
         ys = []
         for i, chunk in enumerate(x.split(16, 1)):
             part = None if reset is None else reset[:, 16 * i : 16 * i + chunk.shape[1]]
@@ -36,29 +36,29 @@ class ForgetsEverySixteenSteps(LRU):
 
 
 class IgnoresReset(LRU):
-    def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
+    def scan(self, x: Tensor, state: DiagonalState, reset: Tensor | None) -> tuple[Tensor, DiagonalState]:
         return super().scan(x, state, None)
 
 
 class ResetsAllRows(LRU):
-    def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
+    def scan(self, x: Tensor, state: DiagonalState, reset: Tensor | None) -> tuple[Tensor, DiagonalState]:
         return super().scan(x, state, None if reset is None else reset.any(0).expand_as(reset))
 
 
 class ReturnsADetachedState(LRU):
-    def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
+    def scan(self, x: Tensor, state: DiagonalState, reset: Tensor | None) -> tuple[Tensor, DiagonalState]:
         y, after = super().scan(x, state, reset)
-        return y, LRUState(after.h.detach())
+        return y, DiagonalState(after.h.detach())
 
 
 class StepsWithAnotherSign(LRU):
-    def step(self, x_t: Tensor, state: LRUState) -> tuple[Tensor, LRUState]:
+    def step(self, x_t: Tensor, state: DiagonalState) -> tuple[Tensor, DiagonalState]:
         y, after = super().step(x_t, state)
         return y + 2 * self.D.abs() * x_t, after
 
 
 class MixesRows(LRU):
-    def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
+    def scan(self, x: Tensor, state: DiagonalState, reset: Tensor | None) -> tuple[Tensor, DiagonalState]:
         y, after = super().scan(x, state, reset)
         return y + 1e-3 * x.mean(0), after
 
@@ -66,24 +66,24 @@ class MixesRows(LRU):
 class KeepsItsStateOnTheModule(LRU):
     kept: Any = None
 
-    def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
+    def scan(self, x: Tensor, state: DiagonalState, reset: Tensor | None) -> tuple[Tensor, DiagonalState]:
         if self.kept is not None and self.kept.h.shape == state.h.shape:
             state = self.kept
         y, after = super().scan(x, state, reset)
-        self.kept = LRUState(after.h.detach())
+        self.kept = DiagonalState(after.h.detach())
         return y, after
 
 
 class CarriesABfloat16State(LRU):
-    def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
+    def scan(self, x: Tensor, state: DiagonalState, reset: Tensor | None) -> tuple[Tensor, DiagonalState]:
         y, after = super().scan(x, state, reset)
-        return y, LRUState(after.h.to(x.dtype))
+        return y, DiagonalState(after.h.to(x.dtype))
 
 
 class GrowsItsState(LRU):
-    def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
-        y, after = super().scan(x, LRUState(state.h[..., : self.d_state]), reset)
-        return y, LRUState(torch.cat([after.h, x.flatten(1)[:, None].expand(-1, 2, -1)], 2))
+    def scan(self, x: Tensor, state: DiagonalState, reset: Tensor | None) -> tuple[Tensor, DiagonalState]:
+        y, after = super().scan(x, DiagonalState(state.h[..., : self.d_state]), reset)
+        return y, DiagonalState(torch.cat([after.h, x.flatten(1)[:, None].expand(-1, 2, -1)], 2))
 
 
 class ForgetsAParameter(LRU):
@@ -98,12 +98,12 @@ class Explodes(LRU):
 
 
 class DropsTheGradientOfTheInitialState(LRU):
-    def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
-        return super().scan(x, LRUState(state.h.detach()), reset)
+    def scan(self, x: Tensor, state: DiagonalState, reset: Tensor | None) -> tuple[Tensor, DiagonalState]:
+        return super().scan(x, DiagonalState(state.h.detach()), reset)
 
 
 class DependsOnChance(LRU):
-    def scan(self, x: Tensor, state: LRUState, reset: Tensor | None) -> tuple[Tensor, LRUState]:
+    def scan(self, x: Tensor, state: DiagonalState, reset: Tensor | None) -> tuple[Tensor, DiagonalState]:
         y, after = super().scan(x, state, reset)
         return y + 1e-6 * torch.randn_like(y), after
 

@@ -20,6 +20,8 @@ _PIXELS_A_POINT = 1.3
 _RC: Any = {
     "svg.fonttype": "none",  # text stays text, in the page's own font
     "svg.hashsalt": "resurge",  # equal pictures are equal bytes
+    "figure.subplot.left": 0.0,  # what the margins need is added when the figure is written
+    "figure.subplot.right": 1.0,
     "font.family": "sans-serif",
     "font.sans-serif": ["Inter", "Segoe UI", "Helvetica Neue", "Arial", "DejaVu Sans"],
     "font.size": 10,
@@ -77,8 +79,8 @@ def curves(steps: Mapping[str, list[float]], values: Mapping[str, list[float]], 
         metric: the task's metric.
     """
     with _drawing() as new:
-        figure = new(figsize=(10, 3.3))
-        for axes, name in zip(figure.subplots(1, 2, gridspec_kw={"wspace": 0.24}), ("loss", metric), strict=True):
+        figure = new(figsize=(9.3, 3))
+        for axes, name in zip(figure.subplots(1, 2, gridspec_kw={"wspace": 0.2}), ("loss", metric), strict=True):
             for part, color in (("train", BEFORE), ("val", AFTER)):
                 x, y = steps.get(f"{part}_{name}", []), values.get(f"{part}_{name}", [])
                 if x:
@@ -105,7 +107,7 @@ def disks(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
     columns = min(_DISKS_A_ROW, len(names))
     rows = -(-len(names) // columns)
     with _drawing() as new:
-        side = 2.5 if columns == _DISKS_A_ROW else 3.1
+        side = 2.4 if columns == _DISKS_A_ROW else 3.1
         figure = new(figsize=(side * columns, (side + 0.12) * rows))
         grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.08, "hspace": 0.2})
         for axes in grid.flat:
@@ -142,7 +144,7 @@ def memory(before: Mapping[str, Tensor], after: Mapping[str, Tensor], length: in
     low, high = np.log10(both.min()), np.log10(both.max())
     bins = np.logspace(low - 0.05, high + 0.05, 36)
     with _drawing() as new:
-        figure = new(figsize=(10, 2.7))
+        figure = new(figsize=(9.3, 2.6))
         axes = figure.subplots()
         axes.hist(scales["after"], bins, color=AFTER, alpha=0.8, label="after training")
         axes.hist(scales["before"], bins, histtype="step", color=MUTED, lw=1.3, label="before training")
@@ -169,13 +171,19 @@ def confusion(counts: np.ndarray[Any, Any], classes: Sequence[str]) -> str:
     """The confusion matrix: rows are what is true, columns what the model says; a row's colours add up to one."""
     n = len(classes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = float(np.clip(0.52 * n + 1.2, 3.2, 7.6))
+    side = float(np.clip(0.55 * n, 2.4, 7.0))
     with _drawing() as new:
         from matplotlib.colors import LinearSegmentedColormap
 
         figure = new(figsize=(side, side))
         axes = figure.subplots()
-        axes.imshow(shares**0.5, cmap=LinearSegmentedColormap.from_list("resurge", ["#f6f8fa", AFTER]), vmin=0, vmax=1)
+        colors = LinearSegmentedColormap.from_list("resurge", ["#f6f8fa", AFTER])
+        line = 1.5 if n <= 20 else 0
+        axes.pcolormesh(
+            range(n), range(n), shares**0.5, cmap=colors, vmin=0, vmax=1, edgecolors="white", linewidth=line
+        )
+        axes.invert_yaxis()
+        axes.set_aspect("equal")
         if n <= 20:
             for row, column in zip(*np.nonzero(counts), strict=True):
                 color = "white" if shares[row, column] > 0.3 else INK
@@ -196,7 +204,7 @@ def confusion(counts: np.ndarray[Any, Any], classes: Sequence[str]) -> str:
 def scatter(true: np.ndarray[Any, Any], said: np.ndarray[Any, Any]) -> str:
     """Predicted over true values, and the diagonal on which they would all lie."""
     with _drawing() as new:
-        figure = new(figsize=(4.6, 4.6))
+        figure = new(figsize=(4.2, 4.2))
         axes = figure.subplots()
         ends = [float(min(true.min(), said.min())), float(max(true.max(), said.max()))]
         axes.plot(ends, ends, color=BEFORE, lw=1)

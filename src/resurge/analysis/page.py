@@ -30,8 +30,8 @@ figure svg { display: block; max-width: 100%; height: auto; }
   background: var(--accent); }
 .key.hollow { background: none; border: 1.5px solid #9aa5b2; }
 .columns { columns: 270px; column-gap: 44px; }
-.columns > div { break-inside: avoid; padding-bottom: 18px; }
-h3 { font-size: 13px; letter-spacing: .06em; text-transform: uppercase; color: var(--muted); margin: 6px 0 4px; }
+.columns > div { break-inside: avoid; padding-bottom: 26px; }
+h3 { font-size: 13px; letter-spacing: .06em; text-transform: uppercase; color: var(--muted); margin: 0 0 4px; }
 table { border-collapse: collapse; width: 100%; font-size: 14.5px; }
 td { padding: 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; font-variant-numeric: tabular-nums; }
 td:first-child { color: var(--muted); padding-right: 16px; white-space: nowrap; }

@@ -85,7 +85,8 @@ def _head(run: Run, results: dict[str, Any]) -> str:
     if not test:
         lead += "; the training has not come to its end"
     slug, _, name = run.recipe.partition("/")
-    return page.head(slug, name.replace("_", " ") or slug, lead + ".", cards)
+    file = Path(str(getattr(run.experiment.data, "path", ""))).stem.removesuffix("_TRAIN")
+    return page.head(slug, f"{name or slug}{file and ': '}{file}", lead + ".", cards)
 
 
 def _curves(path: Path) -> list[str]:
@@ -122,7 +123,7 @@ def _answers(run: Run, splits: Splits) -> list[str]:
     ]
     count, true, said = max(wrong, default=(0, "", ""), key=lambda entry: entry[0])
     if count:
-        times = "once" if count == 1 else f"{count} times"
+        times = {1: "once", 2: "twice"}.get(count, f"{count} times")
         note += f" The most frequent mistake, {times}: “{escape(true)}” taken for “{escape(said)}”."
     return [page.section("Confusions", note, page.figure(figures.confusion(counts, classes)))]
 

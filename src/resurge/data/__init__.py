@@ -8,7 +8,7 @@ from typing import NamedTuple
 from resurge.data.base import Batch, InputSpec, Split, Splits, Task
 from resurge.data.cifar import SCIFAR
 from resurge.data.digits import Digits
-from resurge.data.folder import FolderTask, folder
+from resurge.data.folder import FolderTask
 from resurge.data.imdb import IMDB
 from resurge.data.listops import ListOps
 from resurge.data.loader import BatchLoader
@@ -39,7 +39,6 @@ __all__ = [
     "Task",
     "Text",
     "describe",
-    "folder",
     "hold_out",
     "prepare",
     "read_series",
@@ -92,7 +91,7 @@ def prepare(name: str, data_dir: str = "") -> None:
 
     Args:
         name: of a task.
-        data_dir: where downloads go, see `folder`; what is generated goes to the cache folder.
+        data_dir: where downloads go, see `folder.folder`; what is generated goes to the cache folder.
 
     Raises:
         ResurgeError: an unknown name, no network, a full disk, or a task that reads a file of the user's.

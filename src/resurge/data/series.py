@@ -181,14 +181,14 @@ def read_series(
 
 def _read_npz(path: Path, labelled: bool) -> SeriesFile:
     arrays = read_npz(path, ["x", "y"] if labelled else ["x"], ["offsets", "y"])
-    x, y = arrays["x"], arrays.get("y")
-    if x.dtype.kind not in "buif" or x.ndim + ("offsets" in arrays) not in (2, 3):
-        layout = "(S,) or (S, d) beside 'offsets'" if "offsets" in arrays else "(N, T) or (N, T, d)"
+    x, y, joined = arrays["x"], arrays.get("y"), "offsets" in arrays
+    if x.dtype.kind not in "buif" or x.ndim + joined not in (2, 3):
+        layout = "(S,) or (S, d) beside 'offsets'" if joined else "(N, T) or (N, T, d)"
         raise ResurgeError(f"{path}: 'x' must be numbers {layout}, and is {x.dtype} {x.shape}")
-    series = list(np.split(x, _cuts(path, arrays["offsets"], len(x))) if "offsets" in arrays else x)
-    series = [one.astype(np.float64).reshape(len(one), -1) for one in series]
-    if y is not None and len(np.atleast_1d(y)) != len(series):
-        raise ResurgeError(f"{path}: there are {len(series)} series and {len(np.atleast_1d(y))} labels")
+    x = x.astype(np.float64) if x.ndim + joined == 3 else x.astype(np.float64)[..., None]
+    series = np.split(x, _cuts(path, arrays["offsets"], len(x))) if joined else list(x)
+    if y is not None and y.shape[:1] != (len(series),):
+        raise ResurgeError(f"{path}: there are {len(series)} series, and 'y' has shape {y.shape}")
     for i, values in enumerate(series):
         for t, c in np.argwhere(~np.isfinite(values))[:1]:
             raise ResurgeError(f"{path}: x of series {i}, step {t}, channel {c} is {values[t, c]} (all from 0)")

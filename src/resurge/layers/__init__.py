@@ -8,12 +8,30 @@ from resurge.errors import unknown
 from resurge.layer import RecurrentLayer
 from resurge.layers.gru import GRU
 from resurge.layers.lru import LRU
+from resurge.layers.lru_ablation import DiagonalExp, DiagonalReIm, DiagonalStableExp
 from resurge.layers.lstm import LSTM
 from resurge.layers.rglru import RGLRU
 
-__all__ = ["GRU", "LRU", "LSTM", "RGLRU", "LayerOptions", "create", "layer_class", "names", "options_type"]
+__all__ = [
+    "GRU",
+    "LRU",
+    "LSTM",
+    "RGLRU",
+    "DiagonalExp",
+    "DiagonalReIm",
+    "DiagonalStableExp",
+    "LayerOptions",
+    "create",
+    "layer_class",
+    "names",
+    "options_type",
+]
 
-_LAYERS = {cls.__name__.lower(): cls for cls in (GRU, LRU, LSTM, RGLRU)}
+_LAYERS = {
+    name.lower(): value
+    for name, value in list(globals().items())
+    if isinstance(value, type) and issubclass(value, RecurrentLayer) and value is not RecurrentLayer
+}
 
 
 def names() -> list[str]:

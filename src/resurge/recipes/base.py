@@ -58,7 +58,7 @@ class TrainConfig:
     accumulate: int = 1
     """Batches whose gradients make one step."""
     precision: str = "32-true"
-    """"32-true", "bf16-mixed" or "64-true"; the recurrence's own parameters stay in float32 at least."""
+    """"32-true" or "bf16-mixed"; the recurrence's own parameters stay in float32."""
     patience: int = 0
     """Stop after so many validations without a better one; 0: never."""
     val_steps: int = 0

@@ -16,7 +16,7 @@ from resurge.training.build import build_model
 from resurge.training.checkpoint import read, write_weights
 from resurge.training.plan import Plan, Progress
 from resurge.training.runs import RESULTS, WEIGHTS, check_same, read_config, read_json, torch_device, write_config
-from resurge.training.scores import evaluate_split, metric_name
+from resurge.training.scores import evaluate_split
 
 
 class Interrupted(KeyboardInterrupt):
@@ -118,10 +118,9 @@ def _train(
             f"stopped at step {step} of {plan.steps}; continue with the same command and --resume"
         ) from stop
     write_weights(out / WEIGHTS, position.best_weights)
-    val = {"loss": position.best_loss, metric_name(splits.spec): position.best}
     results = {
         "test": test,
-        "val": val,
+        "val": position.best,
         "best_step": position.best_step,
         "steps": plan.step(position.batches),
         "seconds": round(position.seconds, 1),

@@ -17,7 +17,7 @@ from resurge.errors import ResurgeError
 from resurge.training.checkpoint import write_weights
 from resurge.training.logs import Bar
 from resurge.training.module import TrainingModule
-from resurge.training.scores import better, metric_name, metrics
+from resurge.training.scores import better, metrics
 
 
 class Stopped(Exception):
@@ -119,11 +119,10 @@ class Keeper(Callback):
         progress, config, spec = module.progress, module.config, module.spec
         self._pass_time(module, training=False)
         step, found = module.plan.step(progress.batches), module.validation_metrics()
-        value = found[metric_name(spec)]
         progress.validated = step
         progress.waited += 1
-        if better(spec, value, progress.best):
-            progress.best, progress.best_step, progress.best_loss, progress.waited = value, step, found["loss"], 0
+        if better(spec, found, progress.best):
+            progress.best, progress.best_step, progress.waited = found, step, 0
             progress.best_weights = {n: t.detach().cpu().clone() for n, t in module.model.state_dict().items()}
             write_weights(self.weights, progress.best_weights)
         row = {f"val_{name}": figure for name, figure in found.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from resurge.errors import ResurgeError
 
@@ -98,7 +98,7 @@ class Bar:
     def __init__(self, steps: int, done: int, *, show: bool) -> None:
         self.steps, self.show = steps, show
         self.values: dict[str, str] = {}
-        self.bar: tqdm[Any] | None = None
+        self.bar: tqdm | None = None
         if show and sys.stderr.isatty():
             self.bar = tqdm(total=steps, initial=done, unit="step", file=sys.stderr, dynamic_ncols=True)
 

@@ -1,6 +1,5 @@
 """The Lightning trainer, set up so that a run may be killed at any moment and continued to the same weights."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,16 +96,15 @@ def train(
 @contextmanager
 def _deterministic(device: torch.device) -> Iterator[None]:
     """Deterministic algorithms where they cost nothing: on the CPU."""
-    if device.type != "cpu":
+    if device.type != "cpu" or torch.are_deterministic_algorithms_enabled():
         yield
         return
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic
+    fill = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # every torch.empty would be filled otherwise
+    settings.fill_uninitialized_memory = False  # every torch.empty would be filled otherwise
     try:
-        with warnings.catch_warnings():
-            yield
+        yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        torch.use_deterministic_algorithms(False)
+        settings.fill_uninitialized_memory = fill

@@ -44,10 +44,8 @@ class Plan:
                 "train.lr must be positive, lr_factor at least 0 and warmup within [0, 1], "
                 f"and they are {config.lr}, {config.lr_factor} and {config.warmup}"
             )
-        if config.precision not in ("32-true", "bf16-mixed", "64-true"):
-            raise ResurgeError(
-                f"train.precision must be '32-true', 'bf16-mixed' or '64-true', and is '{config.precision}'"
-            )
+        if config.precision not in ("32-true", "bf16-mixed"):
+            raise ResurgeError(f"train.precision must be '32-true' or 'bf16-mixed', and is '{config.precision}'")
         steps = config.max_steps or math.ceil(config.epochs * batches_an_epoch / config.accumulate)
         val_steps = config.val_steps or math.ceil(batches_an_epoch / config.accumulate)
         return Plan(batches_an_epoch, config.accumulate, steps, min(val_steps, steps))
@@ -94,9 +92,8 @@ class Progress:
     validated: int = 0  # the step of the last validation
     seconds: float = 0.0  # spent in training, validation included
     sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))  # since the last logged line
-    best: float | None = None
+    best: dict[str, float] = field(default_factory=dict)  # the best validation's metrics
     best_step: int = 0
-    best_loss: float = 0.0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     waited: int = 0  # validations since the best one
     stopped: bool = False  # by early stopping

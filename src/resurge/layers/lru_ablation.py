@@ -1,0 +1,94 @@
+"""The rows of the LRU paper's ablation between a dense linear RNN and the LRU: ways to parameterise eigenvalues."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from resurge.nn.diagonal import LRU_PAPER, DiagonalRNN, polar, sample_ring, wide
+
+
+class DiagonalReIm(DiagonalRNN):
+    r"""Complex diagonal linear RNN whose eigenvalues are their real and imaginary parts, free to leave the disk.
+
+        x_t = λ ⊙ x_{t-1} + B u_t,    y_t = Re(C x_t) + D ⊙ u_t,    λ = λ_re + i λ_im
+
+    Args:
+        d_model: width of inputs and outputs.
+        d_state: number N of complex states.
+        r_min, r_max, max_phase: ring on which λ starts, uniform by area; the whole disk by default.
+
+    State: 2 N numbers a row. Source: row "Λ as Re + Im" of table 1 of arXiv 2303.06349, section 3.2.
+    """
+
+    PAPER = LRU_PAPER
+    RECURRENT = ("lambda_re_im", "B_re", "B_im")
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 64,
+        *,
+        r_min: float = 0.0,
+        r_max: float = 1.0,
+        max_phase: float = 2 * math.pi,
+    ) -> None:
+        super().__init__(d_model, d_state)
+        nu, theta = sample_ring(d_state, r_min, r_max, max_phase)
+        self.lambda_re_im = nn.Parameter(polar(-nu, theta).float())
+
+    def eigenvalues(self) -> Tensor:
+        return self.lambda_re_im
+
+
+class DiagonalExp(DiagonalRNN):
+    r"""Complex diagonal linear RNN with λ = exp(-ν + iθ), ν and θ trained themselves: not forced to be stable.
+
+    Arguments as in `DiagonalReIm`. Source: row "Λ Exp" of table 1 of arXiv 2303.06349, section 3.3.
+    """
+
+    PAPER = LRU_PAPER
+    RECURRENT = ("nu", "theta", "B_re", "B_im")
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 64,
+        *,
+        r_min: float = 0.0,
+        r_max: float = 1.0,
+        max_phase: float = 2 * math.pi,
+    ) -> None:
+        super().__init__(d_model, d_state)
+        nu, theta = sample_ring(d_state, r_min, r_max, max_phase)
+        self.nu, self.theta = nn.Parameter(nu.float()), nn.Parameter(theta.float())
+
+    def eigenvalues(self) -> Tensor:
+        return polar(-wide(self.nu), wide(self.theta)).to(self.nu.dtype)
+
+
+class DiagonalStableExp(DiagonalRNN):
+    r"""Complex diagonal linear RNN with λ = exp(-exp(ν_log) + iθ), so that |λ| < 1 always; the LRU without its γ.
+
+    Arguments as in `DiagonalReIm`. Source: rows "Λ Stable Exp" (r_min = 0, r_max = 1) and "+ Ring Init" of table 1 of
+    arXiv 2303.06349, section 3.3.
+    """
+
+    PAPER = LRU_PAPER
+    RECURRENT = ("nu_log", "theta", "B_re", "B_im")
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 64,
+        *,
+        r_min: float = 0.0,
+        r_max: float = 1.0,
+        max_phase: float = 2 * math.pi,
+    ) -> None:
+        super().__init__(d_model, d_state)
+        nu, theta = sample_ring(d_state, r_min, r_max, max_phase)
+        self.nu_log, self.theta = nn.Parameter(nu.log().float()), nn.Parameter(theta.float())
+
+    def eigenvalues(self) -> Tensor:
+        return polar(-torch.exp(wide(self.nu_log)), wide(self.theta)).to(self.nu_log.dtype)

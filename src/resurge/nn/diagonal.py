@@ -1,0 +1,114 @@
+"""The linear, diagonal, complex recurrence between two dense maps that the LRU and its ablations share."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from resurge.errors import ResurgeError
+from resurge.layer import RecurrentLayer
+from resurge.ops import diagonal_scan_pairs
+from resurge.paper import Paper
+
+LRU_PAPER = Paper(
+    "lru",
+    "Resurrecting Recurrent Neural Networks for Long Sequences",
+    "Antonio Orvieto and Samuel L. Smith and Albert Gu and Anushan Fernando and Caglar Gulcehre and "
+    "Razvan Pascanu and Soham De",
+    2023,
+    "2303.06349",
+)
+
+
+class DiagonalState(NamedTuple):
+    """The complex state x_t: its real parts and its imaginary parts."""
+
+    h: Tensor  # (B, 2, N)
+
+
+class DiagonalRNN(RecurrentLayer):
+    r"""Base of the layers x_t = λ ⊙ x_{t-1} + g ⊙ (B u_t), y_t = Re(C x_t) + D ⊙ u_t with constant complex λ.
+
+    A subclass registers the parameters of λ and gives `eigenvalues()` in the dtype of its parameters, computed from
+    their `wide` form, and `input_scale()` if g is not 1. B and C are
+    complex Gaussian with variance 1/(2 d_model) and 1/d_state in each part, D standard normal.
+    """
+
+    OPS = ("diagonal_scan",)
+
+    def __init__(self, d_model: int, d_state: int) -> None:
+        super().__init__()
+        self.d_model, self.d_state = d_model, d_state
+        self.B_re = nn.Parameter(torch.randn(d_state, d_model) / math.sqrt(2 * d_model))
+        self.B_im = nn.Parameter(torch.randn(d_state, d_model) / math.sqrt(2 * d_model))
+        self.C_re = nn.Parameter(torch.randn(d_model, d_state) / math.sqrt(d_state))
+        self.C_im = nn.Parameter(torch.randn(d_model, d_state) / math.sqrt(d_state))
+        self.D = nn.Parameter(torch.randn(d_model))
+
+    def extra_repr(self) -> str:
+        return f"d_model={self.d_model}, d_state={self.d_state}"
+
+    def eigenvalues(self) -> Tensor:
+        """λ as (2, N): real parts, imaginary parts."""
+        raise TypeError(f"{type(self).__name__} does not define eigenvalues")
+
+    def input_scale(self) -> Tensor | None:
+        """The factors g (N,), or None for 1."""
+        return None
+
+    def initial_state(
+        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> DiagonalState:
+        return DiagonalState(self.zeros(batch_size, 2, self.d_state, device=device, dtype=dtype))
+
+    def _input_map(self) -> Tensor:
+        """g ⊙ B as one real matrix (2 N, d_model): scaling its rows is cheaper than scaling (B, T, N) numbers."""
+        B, scale = torch.cat([self.B_re, self.B_im]), self.input_scale()
+        return B if scale is None else B * scale.repeat(2)[:, None]
+
+    def scan(self, x: Tensor, state: DiagonalState, reset: Tensor | None) -> tuple[Tensor, DiagonalState]:
+        Bu = linear(x, self._input_map().to(x.dtype)).unflatten(-1, (2, self.d_state))
+        h, h_last = diagonal_scan_pairs(self.eigenvalues(), Bu, state.h, reset=reset)
+        C = torch.cat([self.C_re, -self.C_im], 1)
+        return linear(h.flatten(2), C.to(x.dtype)) + self.D * x, DiagonalState(h_last)
+
+    def step(self, x_t: Tensor, state: DiagonalState) -> tuple[Tensor, DiagonalState]:
+        # the recurrence spelt out in PyTorch's own operators: one step needs no scan, and exports anywhere
+        Bu = linear(x_t, self._input_map().to(x_t.dtype)).unflatten(-1, (2, self.d_state))
+        re, im = self.eigenvalues()
+        h_re, h_im = state.h.unbind(1)
+        h = torch.stack([re * h_re - im * h_im, re * h_im + im * h_re], 1) + Bu
+        C = torch.cat([self.C_re, -self.C_im], 1)
+        return linear(h.flatten(1).to(x_t.dtype), C.to(x_t.dtype)) + self.D * x_t, DiagonalState(h)
+
+
+def wide(parameter: Tensor) -> Tensor:
+    """A parameter of the eigenvalues in float64 (float32 on MPS, which has none).
+
+    An error in a phase is multiplied by the steps it turns for: rounding θ to float32 before the cosine costs an order
+    of magnitude more over a long sequence than rounding λ after it.
+    """
+    return parameter if parameter.device.type == "mps" else parameter.double()
+
+
+def polar(log_radius: Tensor, phase: Tensor) -> Tensor:
+    """exp(log_radius + i phase) as (2, N)."""
+    radius = torch.exp(log_radius)
+    return torch.stack([radius * torch.cos(phase), radius * torch.sin(phase)])
+
+
+def sample_ring(n: int, r_min: float, r_max: float, max_phase: float) -> tuple[Tensor, Tensor]:
+    """(ν, θ), float64 (n,): λ = exp(-ν + iθ) uniform by area on the ring r_min <= |λ| <= r_max, 0 <= θ <= max_phase.
+
+    Raises:
+        ResurgeError: a radius or phase out of range.
+    """
+    if not 0 <= r_min < r_max <= 1:
+        raise ResurgeError(f"r_min and r_max must satisfy 0 <= r_min < r_max <= 1, and are {r_min} and {r_max}")
+    if not 0 < max_phase <= 2 * math.pi + 1e-9:
+        raise ResurgeError(f"max_phase must lie in (0, 2π], and is {max_phase}")
+    # 0 and 1 are left out: their logarithms, or those of ν and θ, are not finite
+    u1, u2 = torch.rand(2, n).clamp(1e-7, 1 - 1e-7).double()
+    return -0.5 * torch.log(u1 * (r_max**2 - r_min**2) + r_min**2), max_phase * u2
