@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import re
+import subprocess
+import sys
 import tarfile
 import urllib.error
 from itertools import islice
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from resurge import ResurgeError, data
-from resurge.data import Batch, BatchLoader, InputSpec, Sequences, Split
+from resurge.data import Batch, BatchLoader, InputSpec, Sequences, Split, progress
 from resurge.data import folder as folder_module
 from resurge.data.folder import fetch
 from resurge.data.module import DataModule
@@ -82,6 +84,7 @@ def test_an_epoch_has_every_item_once_in_an_order_of_its_own(n: int, size: int, 
         assert len(epoch) == len(loader)
         assert len(set(order)) == len(order) == (len(loader) * size if drop_last else n)
         assert {int(epoch) for batch in epochs[number] for epoch in batch.targets} == {number}
+    assert loader.state_dict() == {"epoch": 2, "batch": 0}
     loader.set_epoch(0)
     assert torch.cat([batch.inputs for batch in loader]).tolist() == orders[0]
     if n > 12 and not drop_last:
@@ -264,6 +267,24 @@ def test_a_data_module_loads_once() -> None:
     train, val, test = module.train_dataloader(), module.val_dataloader(), module.test_dataloader()
     assert [len(train), len(val), len(test)] == [41, 2, 3]
     assert not torch.equal(next(iter(train)).targets, splits.train.batch(torch.arange(32)).targets)
+
+
+def test_progress_is_told_of_long_work_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.Progress("items", 3000) as short:
+        short(1000)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
+    with progress.Progress("items", 3000) as long:
+        long(1000)
+        long(2000)
+    assert capsys.readouterr().err == "items: 1,000 of 3,000\n"
+
+
+def test_nothing_optional_is_imported_with_the_tasks() -> None:
+    code = "import sys, resurge.data; print(*{'sklearn', 'pyarrow', 'lightning', 'pandas'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 
 def tar_gz(files: dict[str, bytes]) -> bytes:

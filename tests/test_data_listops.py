@@ -63,7 +63,9 @@ def parts(splits: Splits) -> list[list[tuple[str, int]]]:
     return [texts(part) for part in splits[:3] if isinstance(part, Sequences)]
 
 
-@pytest.mark.parametrize("changes", [{}, {"max_depth": 3, "max_args": 4, "max_length": 20}, {"min_length": 30}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"max_depth": 3, "max_args": 4, "max_length": 20}, {"min_length": 1, "max_length": 6}]
+)
 def test_answers_lengths_and_uniqueness(cache: Path, changes: dict[str, int]) -> None:
     task = small(**changes)
     splits = parts(task.load())

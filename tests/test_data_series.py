@@ -166,10 +166,20 @@ def test_only_the_start_is_read(tmp_path: Path) -> None:
     assert splits.train.batch(torch.arange(2)).inputs.shape == (2, 3, 1)
 
 
-def test_a_constant_channel_is_harmless(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", x=np.full((12, 4), 7.0), y=np.arange(12) % 2)
+@pytest.mark.parametrize("constant", [0.0, 7.0, 0.1, -1e9 / 3])
+def test_a_constant_channel_is_harmless(tmp_path: Path, constant: float) -> None:
+    np.savez(tmp_path / "a.npz", x=np.full((12, 3), constant), y=np.arange(12) % 2)
     splits = Series(path=str(tmp_path / "a.npz")).load()
-    assert not splits.train.batch(torch.arange(4)).inputs.any()
+    assert splits.train.batch(torch.arange(4)).inputs.abs().max() < 1e-6
+
+
+def test_a_large_mean_costs_no_precision(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(12, 50))
+    batches = []
+    for mean in (0.0, 1e6):
+        np.savez(tmp_path / "a.npz", x=x + mean, y=np.arange(12) % 2)
+        batches.append(Series(path=str(tmp_path / "a.npz")).load().train.batch(torch.arange(4)).inputs)
+    torch.testing.assert_close(batches[0], batches[1], atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def disk(axes: Any, title: str, before: np.ndarray[Any, Any], after: np.ndarray[
     for radius, colour in ((0.5, RULE), (1.0, MUTED)):
         axes.plot(radius * np.cos(angle), radius * np.sin(angle), color=colour, lw=0.7)
     axes.plot([-1, 1, np.nan, 0, 0], [0, 0, np.nan, -1, 1], color=RULE, lw=0.7)
-    # matplotlib draws a line from where each eigenvalue was to where it went
+    # a thread leads from where each eigenvalue was to where it went
     axes.plot(*[[before.real, after.real], [before.imag, after.imag]], color=AFTER, lw=0.5, alpha=0.35)
     axes.scatter(before.real, before.imag, s=13, facecolors="white", edgecolors=BEFORE, linewidths=0.8, zorder=3)
     axes.scatter(after.real, after.imag, s=13, color=AFTER, alpha=0.8, linewidths=0, zorder=4)
@@ -76,7 +76,7 @@ def draw(run_folder: Path, out: Path) -> None:
     after = eigenvalues(load_run(run_folder).model)
     before = eigenvalues(load_run(run_folder, "initial.safetensors").model)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 2.9), layout="constrained")
+        figure = Figure(figsize=(8.4, 2.7), layout="constrained")
         panels = figure.subplots(1, 1 + len(after), width_ratios=[1.5, *[1.0] * len(after)])
         learning(panels[0], run_folder / "metrics.csv")
         for i, name in enumerate(after):

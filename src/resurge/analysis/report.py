@@ -80,7 +80,7 @@ def _head(run: Run, results: dict[str, Any]) -> str:
     cards.sort(key=lambda card: card[1].startswith("loss"))  # the task's own metric first
     cards.append((f"{n:,}", "parameters"))
     if "seconds" in results:
-        cards.append((_duration(results["seconds"]), f"on {results.get('device', 'cpu')}"))
+        cards.append((_duration(results["seconds"]), f"of training on {results.get('device', 'cpu')}"))
         lead += f", {results['steps']:,} steps"
     if not test:
         lead += "; the training has not come to its end"

@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+import textwrap
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,6 +11,8 @@ import tyro
 
 from resurge.cli.command import Command, Flag, json_line
 from resurge.errors import ResurgeError
+
+_INDENTED: dict[str, Any] = {"initial_indent": "  ", "subsequent_indent": " " * 12, "break_long_words": False}
 
 
 @dataclass
@@ -35,9 +38,9 @@ class Systems(Command):
             arxiv = f"   arXiv {system['arxiv']}" if system["arxiv"] else ""
             print(("\n" if index else "") + f"{system['slug']}   {system['title']} ({system['year']}){arxiv}")
             print(f"  layers    {', '.join(system['layers']) or '-'}   ops: {', '.join(system['ops']) or '-'}")
-            print(f"  recipes   {', '.join(system['recipes']) or '-'}")
-            print(f"  claim     {system['claim'] or '-'}")
-            print(f"  verified  {_verified(system['verified'])}")
+            print(textwrap.fill(f"recipes   {', '.join(system['recipes']) or '-'}", 100, **_INDENTED))
+            print(textwrap.fill(f"claim     {system['claim'] or '-'}", 100, **_INDENTED))
+            print(textwrap.fill(f"verified  {_verified(system['verified'])}", 100, **_INDENTED))
         return 0
 
 
@@ -93,11 +96,14 @@ class Data(Command):
     """What to do."""
     name: tyro.conf.Positional[str] = ""
     """The data set, for get and show."""
+    data_dir: str = ""
+    """The data folder; by default $RESURGE_DATA, else "data" in the cache folder."""
     json: Flag = False
     """Print one JSON object, the last line."""
 
     def run(self) -> int:
         from resurge import data
+        from resurge.data.folder import FolderTask
 
         if self.action == "list":
             rows = [entry._asdict() for entry in data.describe()]
@@ -110,12 +116,12 @@ class Data(Command):
             return 0
         if not self.name:
             raise ResurgeError(f"data {self.action} needs a name; known: {', '.join(data.tasks())}")
-        task = data.task(self.name)()
         if self.action == "get":
-            task.prepare()
+            data.prepare(self.name, self.data_dir)
             print(json_line({"name": self.name, "ready": True}) if self.json else f"{self.name} is ready")
             return 0
-        figures = _contents(task)
+        kind = data.task(self.name)
+        figures = _contents(kind(data_dir=self.data_dir) if issubclass(kind, FolderTask) else kind())
         if self.json:
             print(json_line(figures))
         else:

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import Any, TypeVar
 
 import tyro
@@ -39,8 +39,10 @@ def parse(cls: type[C], words: Sequence[str], prog: str, default: C | None = Non
     except SystemExit as stop:
         if not stop.code:
             raise
-    parser = tyro.extras.get_parser(cls, prog=prog, config=config, default=instance)
-    known = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", parser.format_help())))
+    help_text = io.StringIO()
+    with redirect_stdout(help_text), suppress(SystemExit):
+        tyro.cli(cls, args=["--help"], prog=prog, config=config, default=instance)
+    known = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", help_text.getvalue())))
     raise ResurgeError(_misspelt(words, known) or _line(problem.getvalue())) from None
 
 

@@ -47,7 +47,9 @@ class Fit(Command):
 
         if words and words[0] in ("-h", "--help"):
             print(f"usage: resurge fit RECIPE [OPTIONS]\n\n{inspect.getdoc(cls)}\n\nRecipes:")
-            print("\n".join(f"  {name}" for name in recipes.names()))
+            for system in recipes.systems():
+                for name, make in system.EXPERIMENTS.items():
+                    print(f"  {system.PAPER.slug}/{name:<10} {(make.__doc__ or '').strip().partition(chr(10))[0]}")
             raise SystemExit(0)
         if not words or words[0].startswith("-"):
             raise ResurgeError(f"fit needs a recipe as its first word. Known: {', '.join(recipes.names())}.")

@@ -52,7 +52,10 @@ class InputSpec:
         """
         if self.kind == "tokens":
             return raw.long() + (self.d_input - 256 if self.encoding == "bytes" else 0)
-        return (raw.float() - torch.tensor(self.mean)) / torch.tensor(self.std)
+        exact = (
+            raw.dtype if raw.dtype == torch.float64 else torch.float32
+        )  # float32 would lose values with a large mean
+        return ((raw.to(exact) - torch.tensor(self.mean, dtype=exact)) / torch.tensor(self.std, dtype=exact)).float()
 
     def encode(self, text: bytes) -> Tensor:
         """The tokens (T,) that a model takes for raw text.

@@ -77,11 +77,11 @@ class Series(Task):
         test = test if len(test) else val
 
         steps = np.concatenate([file.series[i] for i in train])
-        std = steps.std(0)
+        mean, std = steps.mean(0), steps.std(0)
         spec = InputSpec(
             kind="values", d_input=steps.shape[1], target=self.target, classes=classes,
             d_output=len(classes) or targets.shape[1],
-            mean=steps.mean(0).tolist(), std=np.where(std > 0, std, 1.0).tolist(),
+            mean=mean.tolist(), std=np.where(std > 1e-7 * np.abs(mean), std, 1.0).tolist(),  # 1 for what is constant
         )  # fmt: skip
 
         def part(items: NDArray[Any]) -> Sequences:

@@ -8,6 +8,10 @@ from resurge.layers import LRU, LayerOptions, options_type
 from resurge.recipes.base import Experiment, ModelConfig, TrainConfig
 
 PAPER = LRU.PAPER
+CLAIM = (
+    "From a dense tanh RNN over a dense linear and a complex diagonal one to the LRU, each step of the paper's "
+    "ablation does at least as well as the step before on a task where memory matters."
+)
 
 
 def _ring(d_state: int, r_min: float, r_max: float) -> LayerOptions:
@@ -20,7 +24,7 @@ def digits() -> Experiment:
     return Experiment(
         data=Digits(),
         model=ModelConfig(_ring(64, 0.5, 0.99), d_model=64, depth=2, dropout=0.1),
-        train=TrainConfig(lr=4e-3, lr_factor=0.5, batch_size=32, eval_batch_size=256, epochs=30),
+        train=TrainConfig(lr=6e-3, lr_factor=0.5, batch_size=32, eval_batch_size=256, epochs=25),
     )
 
 
@@ -77,7 +81,7 @@ def text() -> Experiment:
         data=Text(),
         model=ModelConfig(_ring(128, 0.5, 0.99), d_model=128, depth=3, norm="rms"),
         train=TrainConfig(
-            lr=6e-3, lr_factor=0.5, weight_decay=0.01, batch_size=16, eval_batch_size=64, max_steps=1000, val_steps=250
+            lr=6e-3, lr_factor=0.5, weight_decay=0.01, batch_size=16, eval_batch_size=64, max_steps=1200, val_steps=400
         ),
     )
 

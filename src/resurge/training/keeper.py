@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from resurge.data.base import Batch
 from resurge.errors import ResurgeError
 from resurge.training.checkpoint import write_weights
-from resurge.training.logs import Bar
+from resurge.training.logs import Bar, disk
 from resurge.training.module import TrainingModule
 from resurge.training.scores import better, metrics
 
@@ -152,8 +152,9 @@ class Keeper(Callback):
         plan, progress = module.plan, module.progress
         epoch = round(progress.batches / plan.batches_an_epoch, 4)
         row = {"epoch": epoch, **row, "seconds": round(progress.seconds, 3)}
-        for logger in trainer.loggers:
-            logger.log_metrics(row, step)
+        with disk(self.weights.parent):
+            for logger in trainer.loggers:
+                logger.log_metrics(row, step)
 
     def _pass_time(self, module: TrainingModule, *, training: bool) -> None:
         """Book the time since the last call, as training or as something else."""
@@ -165,8 +166,9 @@ class Keeper(Callback):
         module.tokens, self._clock = 0, now
 
     def _save(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        for logger in trainer.loggers:
-            logger.save()
+        with disk(self.weights.parent):
+            for logger in trainer.loggers:
+                logger.save()
         trainer.save_checkpoint(self.checkpoint, weights_only=False)
         self._saved = time.monotonic()
 

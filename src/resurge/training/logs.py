@@ -44,7 +44,7 @@ class CSVLog(Logger):
             if line.endswith("\n") and int(cells[0]) <= (validated if cells[at] else step):
                 kept.append(line)
         temporary = path.with_name(f".{path.name}.tmp")
-        with _disk(path):
+        with disk(path):
             temporary.write_text(",".join(names) + "\n" + "".join(kept))
             os.replace(temporary, path)
             self.file = path.open("a")
@@ -62,13 +62,13 @@ class CSVLog(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = {"step": step, **metrics}
-        with _disk(self.path):
+        with disk(self.path):
             self.file.write(",".join(str(values.get(name, "")) for name in self.names) + "\n")
             self.file.flush()
 
     def save(self) -> None:
         """Bring to the disk what was logged."""
-        with _disk(self.path):
+        with disk(self.path):
             os.fsync(self.file.fileno())
 
     def close(self) -> None:
@@ -77,7 +77,8 @@ class CSVLog(Logger):
 
 
 @contextmanager
-def _disk(path: Path) -> Iterator[None]:
+def disk(path: Path) -> Iterator[None]:
+    """Turn what the system says about a disk (it is full, it is gone) into an error for the user."""
     try:
         yield
     except OSError as error:

@@ -15,7 +15,7 @@ from resurge.data.base import Splits
 from resurge.recipes.base import Experiment
 from resurge.training.checkpoint import read, write
 from resurge.training.keeper import Interrupts, Keeper, Stopped
-from resurge.training.logs import Bar, CSVLog, columns, quiet
+from resurge.training.logs import Bar, CSVLog, columns, disk, quiet
 from resurge.training.module import TrainingModule
 from resurge.training.plan import Plan, Progress
 from resurge.training.scores import metric_name
@@ -60,7 +60,7 @@ def train(
     table = CSVLog(out / "metrics.csv", columns(metric_name(splits.spec)), step, progress.validated)
     module = TrainingModule(model, splits, config, plan, progress, experiment.seed)
     try:
-        with quiet(), Interrupts() as interrupts, _deterministic(device):
+        with disk(out), quiet(), Interrupts() as interrupts, _deterministic(device):
             trainer = lightning.Trainer(
                 accelerator="gpu" if device.type == "cuda" else "cpu",
                 devices=[device.index or 0] if device.type == "cuda" else 1,

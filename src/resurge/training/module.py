@@ -69,7 +69,7 @@ class TrainingModule(lightning.LightningModule):
                 {"params": groups.other, "weight_decay": config.weight_decay, "share": 1.0},
             ],
             lr=config.lr,
-            fused=self.device.type in ("cpu", "cuda"),
+            fused=config.precision == "32-true",  # Lightning does not clip for a fused optimiser in mixed precision
         )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

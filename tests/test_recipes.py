@@ -1,0 +1,129 @@
+"""Recipes: every one can be had by name, written down, read back, and built."""
+
+import inspect
+import json
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from resurge import ResurgeError, recipes
+from resurge.data import InputSpec, task
+from resurge.layers import options_type
+from resurge.paper import Paper
+from resurge.recipes import Experiment, ModelConfig, TrainConfig
+from resurge.training import build_model
+from resurge.training.plan import Plan
+
+SPECS = {
+    "digits": InputSpec(kind="values", d_input=1, target="class", d_output=10),
+    "smnist": InputSpec(kind="values", d_input=1, target="class", d_output=10),
+    "psmnist": InputSpec(kind="values", d_input=1, target="class", d_output=10),
+    "scifar": InputSpec(kind="values", d_input=1, target="class", d_output=10),
+    "imdb": InputSpec(kind="tokens", d_input=257, target="class", d_output=2, encoding="bytes"),
+    "listops": InputSpec(kind="tokens", d_input=20, target="class", d_output=10, encoding="listops"),
+    "text": InputSpec(kind="tokens", d_input=256, target="next_token", d_output=256, encoding="bytes"),
+    "series": InputSpec(kind="values", d_input=6, target="class", d_output=4),
+}
+
+
+def test_systems_say_where_they_come_from() -> None:
+    slugs = []
+    for system in recipes.systems():
+        assert isinstance(system.PAPER, Paper)
+        assert system.CLAIM.endswith(".")
+        assert system.EXPERIMENTS or inspect.getdoc(system)
+        slugs.append(system.PAPER.slug)
+    assert len(slugs) == len(set(slugs))
+    assert "lru" in slugs
+    assert {f"lru/{name}" for name in SPECS} <= set(recipes.names())
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_can_be_written_down_and_built(name: str) -> None:
+    experiment = recipes.get(name)
+    assert experiment is not recipes.get(name)
+    written = recipes.to_dict(experiment)
+    read = recipes.from_dict(name, json.loads(json.dumps(written)))
+    assert isinstance(read, Experiment)
+    assert recipes.to_dict(read) == written
+    assert type(read.data) is type(experiment.data)
+    plan = Plan.of(experiment.train, 100)
+    assert 0 < plan.val_steps <= plan.steps
+    spec = SPECS[experiment.data.name]
+    model = build_model(experiment.model, spec)
+    inputs = torch.randn(2, 5, spec.d_input) if spec.kind == "values" else torch.zeros(2, 5, dtype=torch.long)
+    outputs, _ = model.eval()(inputs)
+    assert outputs.shape == ((2, 5, 256) if spec.target == "next_token" else (2, spec.d_output))
+
+
+def test_the_papers_hyperparameters_of_listops() -> None:
+    experiment = recipes.get("lru/listops")
+    model, train, layer = experiment.model, experiment.train, recipes.to_dict(experiment)["model"]["layer"]
+    assert (model.depth, model.d_model, model.dropout, model.norm, model.prenorm) == (6, 128, 0.0, "batch", True)
+    assert (layer["d_state"], layer["r_min"], layer["r_max"]) == (256, 0.0, 0.99)
+    assert (train.max_steps, train.batch_size, train.lr_factor, train.weight_decay) == (80_000, 32, 0.5, 0.05)
+    assert train.warmup == 0.1
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(ResurgeError, match=r"unknown recipe 'lru/digit'\. Did you mean 'lru/digits'\?"):
+        recipes.get("lru/digit")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("train.epoch", 3, "unknown key 'train.epoch'. Did you mean 'epochs'?"),
+        ("train.epochs", "3", "'train.epochs' must be int, and is '3'"),
+        ("train.lr", True, "'train.lr' must be float, and is True"),
+        ("model.layer.d_sate", 3, "unknown key 'model.layer.d_sate'. Did you mean 'd_state'?"),
+        ("model.layer.name", "lur", "unknown layer 'lur'. Did you mean 'lru'?"),
+        ("data.name", "digit", "unknown task 'digit'. Did you mean 'digits'?"),
+        ("model", 3, "'model' must be an object, and is 3"),
+        ("sed", 3, "unknown key 'sed'. Did you mean 'seed'?"),
+        ("seed", 1.5, "'seed' must be int, and is 1.5"),
+    ],
+)
+def test_a_damaged_experiment_is_refused_by_the_key(path: str, value: Any, words: str) -> None:
+    written = recipes.to_dict(recipes.get("lru/digits"))
+    owner = written
+    *parents, key = path.split(".")
+    for parent in parents:
+        owner = owner[parent]
+    owner[key] = value
+    with pytest.raises(ResurgeError, match=r"^lru/digits: ") as error:
+        recipes.from_dict("lru/digits", written)
+    assert words in str(error.value)
+
+
+def test_override_changes_a_copy() -> None:
+    experiment = recipes.get("lru/digits")
+    changed = recipes.override(experiment, train__epochs=3, model__layer__d_state=16, train__lr=1, seed=4)
+    assert (changed.train.epochs, changed.train.lr, changed.seed) == (3, 1.0, 4)
+    assert recipes.to_dict(changed)["model"]["layer"]["d_state"] == 16
+    assert recipes.to_dict(experiment) == recipes.to_dict(recipes.get("lru/digits"))
+    for change, words in [
+        ({"train__epoch": 3}, "unknown field of TrainConfig in 'train.epoch' 'epoch'. Did you mean 'epochs'?"),
+        ({"train__epochs": 3.5}, "'train.epochs' must be int, and is 3.5"),
+    ]:
+        with pytest.raises(ResurgeError) as error:
+            recipes.override(experiment, **change)
+        assert words in str(error.value)
+
+
+def test_every_setting_is_explained() -> None:
+    for owner in (ModelConfig, TrainConfig, Experiment):
+        source = inspect.getsource(owner)
+        for field in fields(owner):
+            assert f"    {field.name}: " in source
+        assert source.count('"""') >= 2 * len(fields(owner))
+
+
+def test_another_layer_in_a_recipe() -> None:
+    experiment = recipes.override(recipes.get("lru/digits"), model__layer=options_type("gru")(d_state=8))
+    read = recipes.from_dict("x", recipes.to_dict(experiment))
+    assert is_dataclass(read.model.layer)
+    assert recipes.to_dict(read)["model"]["layer"] == {"name": "gru", "d_state": 8}
+    assert read.data == task("digits")()
