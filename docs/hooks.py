@@ -25,8 +25,7 @@ def on_page_markdown(markdown: str, **kwargs: Any) -> str:
 def included(name: str) -> str:
     """A page of the repository's root, its links seen from docs/."""
     text = (ROOT / name).read_text(encoding="utf-8")
-    text = text.replace("](docs/", "](").replace("](CONTRIBUTING.md)", "](contributing.md)")
-    return re.sub(r"(?<=\n)- \[Guides, catalogue.*\n", "", text)  # the line that leads here
+    return text.replace("](docs/", "](").replace("](CONTRIBUTING.md)", "](contributing.md)")
 
 
 def example(name: str) -> str:

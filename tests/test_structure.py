@@ -134,6 +134,7 @@ def test_importing_resurge_brings_nothing_optional() -> None:
 
 
 def test_no_environment_variable_chooses_behaviour() -> None:
+    # `files` and `data` ask where folders are
     for file in FILES:
-        if part(module_name(file)) in MIDDLE | {"training", "inference", "analysis"} - {"files"}:
+        if part(module_name(file)) in (MIDDLE | {"training", "inference", "analysis"}) - {"files"}:
             assert "os.environ" not in file.read_text(encoding="utf-8"), file.name
