@@ -3,7 +3,7 @@
 from types import ModuleType
 
 from resurge.errors import unknown
-from resurge.recipes import lru
+from resurge.recipes import griffin, lru
 from resurge.recipes.base import Check, Experiment, ModelConfig, System, TrainConfig, from_dict, override, to_dict
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "to_dict",
 ]
 
-_SYSTEMS: tuple[ModuleType, ...] = (lru,)
+_SYSTEMS: tuple[ModuleType, ...] = (lru, griffin)
 
 
 def systems() -> list[ModuleType]:

@@ -56,7 +56,7 @@ def diagonal_scan(
 def diagonal_scan_pairs(
     a: Tensor, x: Tensor, h0: Tensor | None = None, *, reset: Tensor | None = None, reverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The complex `diagonal_scan` for numbers kept as pairs of reals, the real parts of a row before the imaginary ones.
+    """The complex `diagonal_scan` for numbers kept as pairs of reals: a row of real parts, a row of imaginary parts.
 
     a `(2, D)`, `(T, 2, D)` or `(B, T, 2, D)`; x and h `(B, T, 2, D)`; h0 and h_last `(B, 2, D)`. Everything else
     is as in `diagonal_scan`; half precision is allowed here.
@@ -81,7 +81,8 @@ def _check(a: Tensor, x: Tensor, h0: Tensor | None, reset: Tensor | None, *, pai
     D = row[-1]
     if tuple(a.shape) not in ((*row,), (T, *row), (B, T, *row)):
         raise ResurgeError(
-            f"a must have shape ({axes}), (T, {axes}) or (B, T, {axes}) for B={B}, T={T}, D={D}, and has {tuple(a.shape)}"
+            f"a must have shape ({axes}), (T, {axes}) or (B, T, {axes}) for B={B}, T={T}, D={D}, "
+            f"and has {tuple(a.shape)}"
         )
     if h0 is not None and tuple(h0.shape) != (B, *row):
         raise ResurgeError(f"h0 must have shape (B, {axes}) = {(B, *row)}, and has {tuple(h0.shape)}")
