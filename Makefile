@@ -23,7 +23,7 @@ lint: .venv/.test
 	$(BIN)/mypy
 
 docs: .venv/.test
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 benchmark: .venv/.bench
 	$(BIN)/python -m benchmarks train

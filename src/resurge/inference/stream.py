@@ -30,7 +30,8 @@ class Stream:
     Raises:
         ResurgeError: another module, one that needs the whole sequence (bidirectional), or a batch size below 1.
 
-    Example:
+    For example:
+
         stream = Stream(model)
         for x_t in sensor:                     # d_input numbers a step
             scores = stream.push(x_t)          # for everything seen so far

@@ -18,7 +18,9 @@ class DiagonalReIm(DiagonalRNN):
         d_state: number N of complex states.
         r_min, r_max, max_phase: ring on which λ starts, uniform by area; the whole disk by default.
 
-    State: 2 N numbers a row. Source: row "Λ as Re + Im" of table 1 of arXiv 2303.06349, section 3.2.
+    State: 2 N numbers a row. Cost: as the LRU's.
+
+    Source: row "Λ as Re + Im" of table 1 of arXiv 2303.06349, section 3.2.
     """
 
     PAPER = LRU_PAPER
@@ -44,7 +46,9 @@ class DiagonalReIm(DiagonalRNN):
 class DiagonalExp(DiagonalRNN):
     r"""Complex diagonal linear RNN with λ = exp(-ν + iθ), ν and θ trained themselves: not forced to be stable.
 
-    Arguments as in `DiagonalReIm`. Source: row "Λ Exp" of table 1 of arXiv 2303.06349, section 3.3.
+    Args, state and cost as in `DiagonalReIm`.
+
+    Source: row "Λ Exp" of table 1 of arXiv 2303.06349, section 3.3.
     """
 
     PAPER = LRU_PAPER
@@ -70,7 +74,9 @@ class DiagonalExp(DiagonalRNN):
 class DiagonalStableExp(DiagonalRNN):
     r"""Complex diagonal linear RNN with λ = exp(-exp(ν_log) + iθ), so that |λ| < 1 always; the LRU without its γ.
 
-    Arguments as in `DiagonalReIm`. Source: rows "Λ Stable Exp" (r_min = 0, r_max = 1) and "+ Ring Init" of table 1 of
+    Args, state and cost as in `DiagonalReIm`.
+
+    Source: rows "Λ Stable Exp" (r_min = 0, r_max = 1) and "+ Ring Init" of table 1 of
     arXiv 2303.06349, section 3.3.
     """
 
