@@ -1,8 +1,8 @@
 """Files that are whole or absent: atomic writes, and the folder where caches live."""
 
 import os
-import tempfile
 from pathlib import Path
+from uuid import uuid4
 
 from resurge.errors import ResurgeError
 
@@ -16,19 +16,18 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
     Raises:
         ResurgeError: the folder cannot be written to, or the disk is full.
     """
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise ResurgeError(f"cannot write {path}: {error.strerror or error}; what was there is unchanged") from error
+    finally:
+        temporary.unlink(missing_ok=True)  # still there only if something went wrong
 
 
 def cache_dir() -> Path:

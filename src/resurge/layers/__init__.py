@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import field, make_dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from resurge.errors import unknown
@@ -66,6 +67,7 @@ class LayerOptions:
     NAME: ClassVar[str]
 
 
+@cache
 def options_type(name: str) -> type[Any]:
     """A dataclass with one typed field for each option of layer `name`, made from its constructor."""
     cls = layer_class(name)
