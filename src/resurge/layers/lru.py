@@ -1,11 +1,9 @@
 """The Linear Recurrent Unit."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from resurge.nn.diagonal import LRU_PAPER, DiagonalRNN, polar, sample_ring, wide
+from resurge.nn.diagonal import LRU_PAPER, DiagonalRNN, polar, wide
 
 
 class LRU(DiagonalRNN):
@@ -39,17 +37,7 @@ class LRU(DiagonalRNN):
     PAPER = LRU_PAPER
     RECURRENT = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im")
 
-    def __init__(
-        self,
-        d_model: int,
-        d_state: int = 64,
-        *,
-        r_min: float = 0.0,
-        r_max: float = 1.0,
-        max_phase: float = 2 * math.pi,
-    ) -> None:
-        super().__init__(d_model, d_state)
-        nu, theta = sample_ring(d_state, r_min, r_max, max_phase)
+    def parameterise(self, nu: Tensor, theta: Tensor) -> None:
         self.nu_log = nn.Parameter(nu.log().float())
         self.theta_log = nn.Parameter(theta.log().float())
         # 1 - |λ|² = -expm1(-2ν) keeps its digits near the unit circle

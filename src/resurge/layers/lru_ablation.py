@@ -1,11 +1,9 @@
 """The rows of the LRU paper's ablation between a dense linear RNN and the LRU: ways to parameterise eigenvalues."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from resurge.nn.diagonal import LRU_PAPER, DiagonalRNN, polar, sample_ring, wide
+from resurge.nn.diagonal import LRU_PAPER, DiagonalRNN, polar, wide
 
 
 class DiagonalReIm(DiagonalRNN):
@@ -26,17 +24,7 @@ class DiagonalReIm(DiagonalRNN):
     PAPER = LRU_PAPER
     RECURRENT = ("lambda_re_im", "B_re", "B_im")
 
-    def __init__(
-        self,
-        d_model: int,
-        d_state: int = 64,
-        *,
-        r_min: float = 0.0,
-        r_max: float = 1.0,
-        max_phase: float = 2 * math.pi,
-    ) -> None:
-        super().__init__(d_model, d_state)
-        nu, theta = sample_ring(d_state, r_min, r_max, max_phase)
+    def parameterise(self, nu: Tensor, theta: Tensor) -> None:
         self.lambda_re_im = nn.Parameter(polar(-nu, theta).float())
 
     def eigenvalues(self) -> Tensor:
@@ -54,17 +42,7 @@ class DiagonalExp(DiagonalRNN):
     PAPER = LRU_PAPER
     RECURRENT = ("nu", "theta", "B_re", "B_im")
 
-    def __init__(
-        self,
-        d_model: int,
-        d_state: int = 64,
-        *,
-        r_min: float = 0.0,
-        r_max: float = 1.0,
-        max_phase: float = 2 * math.pi,
-    ) -> None:
-        super().__init__(d_model, d_state)
-        nu, theta = sample_ring(d_state, r_min, r_max, max_phase)
+    def parameterise(self, nu: Tensor, theta: Tensor) -> None:
         self.nu, self.theta = nn.Parameter(nu.float()), nn.Parameter(theta.float())
 
     def eigenvalues(self) -> Tensor:
@@ -83,17 +61,7 @@ class DiagonalStableExp(DiagonalRNN):
     PAPER = LRU_PAPER
     RECURRENT = ("nu_log", "theta", "B_re", "B_im")
 
-    def __init__(
-        self,
-        d_model: int,
-        d_state: int = 64,
-        *,
-        r_min: float = 0.0,
-        r_max: float = 1.0,
-        max_phase: float = 2 * math.pi,
-    ) -> None:
-        super().__init__(d_model, d_state)
-        nu, theta = sample_ring(d_state, r_min, r_max, max_phase)
+    def parameterise(self, nu: Tensor, theta: Tensor) -> None:
         self.nu_log, self.theta = nn.Parameter(nu.log().float()), nn.Parameter(theta.float())
 
     def eigenvalues(self) -> Tensor:

@@ -31,14 +31,23 @@ class DiagonalState(NamedTuple):
 class DiagonalRNN(RecurrentLayer):
     r"""Base of the layers x_t = λ ⊙ x_{t-1} + g ⊙ (B u_t), y_t = Re(C x_t) + D ⊙ u_t with constant complex λ.
 
-    A subclass registers the parameters of λ and gives `eigenvalues()` in the dtype of its parameters, computed from
-    their `wide` form, and `input_scale()` if g is not 1. B and C are
-    complex Gaussian with variance 1/(2 d_model) and 1/d_state in each part, D standard normal.
+    λ = exp(-ν + iθ) starts uniform by area on the ring r_min <= |λ| <= r_max, 0 <= θ <= max_phase. A subclass registers
+    its parameters of λ in `parameterise` and gives `eigenvalues()` in their dtype, computed from their `wide` form, and
+    `input_scale()` if g is not 1. B and C are complex Gaussian with variance 1/(2 d_model) and 1/d_state in each part,
+    D standard normal.
     """
 
     OPS = ("diagonal_scan",)
 
-    def __init__(self, d_model: int, d_state: int) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 64,
+        *,
+        r_min: float = 0.0,
+        r_max: float = 1.0,
+        max_phase: float = 2 * math.pi,
+    ) -> None:
         super().__init__()
         self.d_model, self.d_state = d_model, d_state
         self.B_re = nn.Parameter(torch.randn(d_state, d_model) / math.sqrt(2 * d_model))
@@ -46,6 +55,11 @@ class DiagonalRNN(RecurrentLayer):
         self.C_re = nn.Parameter(torch.randn(d_model, d_state) / math.sqrt(d_state))
         self.C_im = nn.Parameter(torch.randn(d_model, d_state) / math.sqrt(d_state))
         self.D = nn.Parameter(torch.randn(d_model))
+        self.parameterise(*sample_ring(d_state, r_min, r_max, max_phase))
+
+    def parameterise(self, nu: Tensor, theta: Tensor) -> None:
+        """Register the parameters of λ, given ν and θ (N,) in float64."""
+        raise TypeError(f"{type(self).__name__} does not define parameterise")
 
     def extra_repr(self) -> str:
         return f"d_model={self.d_model}, d_state={self.d_state}"
