@@ -122,6 +122,14 @@ def test_settings_reach_their_places() -> None:
         (["fit", "lru/digits", "--depth"], "--depth: a value expected after it"),
         (["fit", "lru/digits", "extra"], "'extra' is one argument too many"),
         (["fit", "lru/digits", "--depth", "0"], "depth must be at least 1, and is 0"),
+        (["fit", "lru/digits", "--d-state", "-1"], "d_state must be at least 1, and is -1"),
+        (["fit", "lru/digits", "--batch-size", "0"], "batch_size must be at least 1, and is 0"),
+        (["fit", "lru/digits", "--weight-decay", "-1"], "weight_decay must be at least 0, and is -1.0"),
+        (["fit", "lru/digits", "--seed", "9" * 30], "seed must lie between 0 and 4294967295"),
+        (["fit", "lru/digits", "--seed", "-1"], "seed must lie between 0 and"),
+        (["fit", "griffin/text", "--dropout", "1"], "dropout must lie in [0, 1), and is 1.0"),
+        (["verify", "lru", "--quick", "--device", "banana"], "unknown device 'banana'"),
+        (["verify", "lru", "--quick", "--seed", "-1"], "seed must lie between 0 and"),
         (["fit", "lru/digits", "--r-min", "2"], "r_min and r_max must satisfy"),
         (["fit", "lru/digits", "--norm", "bach"], "unknown norm 'bach'. Did you mean 'batch'?"),
         (["fit", "lru/digits", "--device", "gpu7"], "device"),
@@ -461,6 +469,12 @@ def test_what_a_system_lacks_is_told(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "system 'toy' has no option 'seed'" in refused(["verify", "toy", "--seed", "1"], capsys)
     del toy.run
     assert "no claim that can be run" in refused(["verify", "toy"], capsys)
+
+
+def test_json_of_an_argument_that_is_no_utf8_can_be_written() -> None:
+    line = json_line({"prompt": "\udcff", "text": "é"})
+    assert line.encode() == '{"prompt": "\\udcff", "text": "é"}'.encode()
+    assert json.loads(line)["prompt"] == "\udcff"
 
 
 def test_json_has_no_numbers_that_json_lacks() -> None:

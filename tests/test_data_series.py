@@ -219,6 +219,7 @@ def test_uea_archive(name: str, channels: int, sizes: list[int], lengths: tuple[
         ("a.csv", LONG + "b,4,8,down\n", r"a.csv: line 7 has 4 cells, and the first line names 5"),
         ("a.csv", LONG + '"b,4\n', r"line 7 is no CSV: unexpected end of data"),
         ("a.csv", LONG.replace("30", "3o"), r"line 2, column 'y': '3o' is not a number \(series 'a', step 1\)"),
+        ("a.csv", LONG.replace("30", "3_0"), r"line 2, column 'y': '3_0' is not a number"),
         ("a.csv", LONG.replace("60", ""), r"line 5, column 'y': '' is not a number \(series 'b', step 2\)"),
         (
             "a.csv",
@@ -270,6 +271,8 @@ X, Y = np.ones((3, 4)), np.array(["a", "b", "a"])
         ({"x": X, "y": np.array(["a", None, 3], dtype=object)}, r"array 'y' holds Python objects \(a pickle\): never"),
         ({"x": X[0], "y": Y}, r"'x' must be numbers \(N, T\) or \(N, T, d\), and is float64 \(4,\)"),
         ({"x": Y[:, None], "y": Y}, "'x' must be numbers .* and is <U1"),
+        ({"x": X, "y": np.array([1.0, np.nan, 2.0])}, r"y of series 1 \(from 0\) is nan"),
+        ({"x": X, "y": np.array([1.0, 2.0, np.inf])}, r"y of series 2 \(from 0\) is inf"),
         ({"x": X[:, :0], "y": Y}, "series 0 has no steps"),
         ({"x": X.ravel(), "y": Y, "offsets": np.array([0, 4, 4, 12])}, "series 1 has no steps"),
         ({"x": X.ravel(), "y": Y, "offsets": np.array([0, 4, 8, 13])}, "rise from 0 to the 12 steps"),

@@ -1,5 +1,6 @@
 """Text as windows of bytes: nothing is lost between windows, files are held out whole, no binary gets in."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,9 @@ def test_paths_and_options_are_checked(tmp_path: Path) -> None:
         Text(length=0).load()
     with pytest.raises(ResurgeError, match="sum below 1"):
         Text(val_fraction=0.5, test_fraction=0.5).load()
+
+
+def test_a_file_name_that_is_no_utf8_is_a_name_too(tmp_path: Path) -> None:
+    for i in range(3):
+        Path(os.fsdecode(os.fsencode(tmp_path) + f"/{i}".encode() + b"\xff.txt")).write_bytes(b"a line\n" * 10)
+    assert len(Text(path=str(tmp_path), length=8).load().train) == 7

@@ -118,6 +118,15 @@ def test_a_spec_takes_raw_values() -> None:
     assert close(Stream(model, spec=VALUES).push(raw.numpy()), model(x)[0])
 
 
+def test_a_large_mean_costs_a_stream_no_precision() -> None:
+    spec = InputSpec("values", 2, "class", 3, mean=[1.7e9, 0.0], std=[1.0, 1.0], classes=["ash", "elm", "oak"])
+    model, x = classifier(), torch.randn(1, 5, 2).double()
+    raw = x + torch.tensor(spec.mean, dtype=torch.float64)
+    for piece in (raw, raw.numpy(), raw.tolist()):
+        assert close(Stream(model, spec=spec).push(piece), model(x.float())[0])
+    assert close(Stream(model, spec=spec).push_each(raw.tolist())[:, -1], model(x.float())[0])
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [
@@ -195,6 +204,7 @@ def test_draws_follow_temperature_and_top_k() -> None:
         ([1], {"temperature": math.nan}, "0 or more"),
         ([1], {"top_k": -1}, "0 or more"),
         ([1], {"n": -1}, "0 or more"),
+        ([1], {"seed": 1 << 70}, "seed must lie between 0 and"),
     ],
 )
 def test_generation_is_refused_before_it_starts(prompt: list[int], options: dict[str, Any], message: str) -> None:

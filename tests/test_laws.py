@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import laws
+import numpy
 import pytest
 import torch
 from hypothesis import given
@@ -67,6 +68,22 @@ def test_wrong_inputs_are_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", layers.names())
+def test_a_step_checks_what_it_is_given(name: str) -> None:
+    layer = build(name)
+    x = torch.randn(4, layer.d_model, dtype=torch.float64)
+    with pytest.raises(resurge.ResurgeError, match="for a batch of 4"):
+        layer.step(x, layer.initial_state(1))
+    with pytest.raises(resurge.ResurgeError, match="x_t must have shape"):
+        layer.step(x[:, :-1], layer.initial_state(4))
+
+
+@pytest.mark.parametrize("name", layers.names())
+def test_sizes_below_one_are_refused(name: str) -> None:
+    with pytest.raises(resurge.ResurgeError, match="d_model must be at least 1, and is 0"):
+        layers.create(name, 0)
+
+
+@pytest.mark.parametrize("name", layers.names())
 def test_states_are_values(name: str, tmp_path: object) -> None:
     from pathlib import Path
 
@@ -81,9 +98,13 @@ def test_states_are_values(name: str, tmp_path: object) -> None:
     assert not any(part.requires_grad for _, part in named_tensors(resurge.state.detach(state)))
     with pytest.raises(resurge.ResurgeError, match="holds another state"):
         resurge.state.load(path, layer.initial_state(2))
+    numpy.save(path.with_suffix(".npy"), numpy.zeros(3))
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(resurge.ResurgeError, match="is not a saved state"):
-        resurge.state.load(path, layer.initial_state(3))
+    for other in (path, path.with_suffix(".npy")):
+        with pytest.raises(resurge.ResurgeError, match="is not a saved state"):
+            resurge.state.load(other, layer.initial_state(3))
+    with pytest.raises(resurge.ResurgeError, match=r"cannot write .*: Not a directory"):
+        resurge.state.save(state, path / "below" / "a file.npz")
 
 
 @pytest.mark.parametrize("name", layers.names())
@@ -101,6 +122,8 @@ def test_bidirectional(name: str) -> None:
     laws.law_param_groups_hold_every_parameter_once(layer)
     with pytest.raises(AssertionError, match="depends on the future"):
         laws.law_causal(layer)
+    with pytest.raises(resurge.ResurgeError, match="is a BidirectionalEnd"):
+        layer(x, layer(x)[1])
     with pytest.raises(resurge.ResurgeError, match="no step"):
         layer.step(x[:, 0], layer.initial_state(3))
 

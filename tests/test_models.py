@@ -57,7 +57,7 @@ def test_pieces_end_in_the_scores_of_the_whole(kind: str, prenorm: bool, pool: P
 def test_lengths_equal_rows_of_their_own(mixer: type, pool: Pool, data: st.DataObject) -> None:
     model = classifier(pool=pool, mixer=mixer)
     T = data.draw(st.integers(1, 20))
-    lengths = torch.tensor(data.draw(st.lists(st.integers(1, T), min_size=3, max_size=3)))
+    lengths = torch.tensor(data.draw(st.lists(st.integers(0, T), min_size=3, max_size=3)))
     x = torch.randn(3, T, 3, dtype=torch.float64)
     reset = torch.rand(3, T) < data.draw(st.sampled_from([0.0, 0.2]))
     started = data.draw(st.booleans())
@@ -65,12 +65,16 @@ def test_lengths_equal_rows_of_their_own(mixer: type, pool: Pool, data: st.DataO
     scores, state = model(x, before, lengths=lengths, reset=reset)
     for b, length in enumerate(lengths.tolist()):
         row = None if before is None else resurge.state.select(before, [b])
+        if not length:  # nothing but padding leaves the state as it was
+            assert_same_state(resurge.state.select(state, [b]), row or model.initial_state(1))
+            continue
         alone, state_alone = model(x[b : b + 1, :length], row, reset=reset[b : b + 1, :length])
         assert_close(scores[b : b + 1], alone, torch.float64, f"row {b}")
         assert_same_state(resurge.state.select(state, [b]), state_alone)
 
 
-def test_padding_has_no_influence_not_even_in_training() -> None:
+@pytest.mark.parametrize("started", [False, True])
+def test_padding_has_no_influence_not_even_in_training(started: bool) -> None:
     x = torch.randn(3, 12, 3, dtype=torch.float64)
     lengths = torch.tensor([12, 5, 8])
     other = x.clone()
@@ -82,7 +86,8 @@ def test_padding_has_no_influence_not_even_in_training() -> None:
         for module in model.modules():
             if isinstance(module, TiedDropout):
                 module.p = 0.0
-        scores, _ = model(inputs, lengths=lengths)
+        before = model.initial_state(3) if started else None
+        scores, _ = model(inputs, before, lengths=lengths)
         gradients = torch.autograd.grad(scores.sum(), list(model.parameters()), allow_unused=True)
         buffers = [b.double() for b in model.buffers()]
         results.append([scores, *(g for g in gradients if g is not None), *buffers])
@@ -183,6 +188,9 @@ def test_param_groups_of_a_model_cover_it_once() -> None:
         (lambda m, x: m(x, lengths=torch.tensor([3, 9])), "between 0 and T = 5"),
         (lambda m, x: m(x, lengths=torch.tensor([3.0, 2.0])), "lengths must be 2 integers"),
         (lambda m, x: m(x, m.initial_state(3)), "for a batch of 2"),
+        (lambda m, x: m(x, m.initial_state(2)._replace(pool=m.initial_state(1).pool)), "state.mean must have shape"),
+        (lambda m, x: m(x, classifier(pool=LastPool()).initial_state(2)), "must be a MeanPoolState of MeanPool"),
+        (lambda m, x: TiedDropout(1.0), "dropout must lie in"),
         (lambda m, x: m(x, (1, 2)), "state must be a SequenceState"),
         (lambda m, x: m(x, map_tensors(lambda t: t, classifier(mixer=GRU).initial_state(2))), "is a GRUState"),
     ],
@@ -195,3 +203,27 @@ def test_bad_arguments_are_named(call: object, message: str) -> None:
 def test_an_unknown_norm_names_the_nearest() -> None:
     with pytest.raises(resurge.ResurgeError, match="Did you mean 'batch'"):
         norm("btach", 4)
+
+
+def test_a_single_step_can_be_trained_on() -> None:
+    model = classifier().train()
+    x = torch.randn(2, 1, 3, dtype=torch.float64)
+    assert bool(torch.isfinite(model(x[:1])[0]).all())
+    assert bool(torch.isfinite(model(x, lengths=torch.tensor([1, 0]))[0]).all())
+
+
+def test_the_mean_of_a_long_stream_is_a_mean() -> None:
+    pool, y = MeanPool(), torch.full((1, 1, 2), 0.5)
+    valid = torch.ones(1, 1, dtype=torch.bool)
+    state = pool.initial_state(y[:, 0])._replace(mean=torch.full((1, 2), 0.5), steps=torch.tensor([1 << 25]))
+    mean, after = pool(y, state, valid, None)
+    assert after.steps.tolist() == [(1 << 25) + 1]
+    assert mean.tolist() == [[0.5, 0.5]]
+
+
+def test_a_mean_is_taken_in_float32_under_autocast() -> None:
+    y = torch.randn(2, 100, 4)
+    pool, valid = MeanPool(), torch.ones(2, 100, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16):
+        mean, _ = pool(y, pool.initial_state(y[:, 0]), valid, None)
+    assert torch.allclose(mean, y.mean(1), atol=1e-6)

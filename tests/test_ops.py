@@ -315,3 +315,14 @@ def test_bad_arguments_are_named(change: dict[str, Tensor], message: str) -> Non
 def test_an_unknown_backend_names_the_nearest() -> None:
     with pytest.raises(resurge.ResurgeError, match="Did you mean 'numba'"), resurge.backend("nunba"):
         pass
+
+
+def test_real_numbers_of_any_precision_meet_complex_ones() -> None:
+    a = torch.polar(torch.rand(4), torch.rand(4))
+    x = torch.randn(2, 5, 4).bfloat16()
+    h, h_last = diagonal_scan(a, x)
+    expected, _ = diagonal_scan(a, x.to(torch.complex64))
+    assert h.dtype == h_last.dtype == torch.complex64
+    assert torch.allclose(h, expected, rtol=2e-2, atol=2e-2)
+    with pytest.raises(resurge.ResurgeError, match="x must be floating point"):
+        diagonal_scan(a, torch.ones(2, 5, 4, dtype=torch.int64))

@@ -1,10 +1,13 @@
 """Training: what a run leaves, what it refuses, and that stopping it anywhere changes nothing."""
 
+import dataclasses
 import errno
 import io
 import json
+import math
 import os
 import pickle
+import shutil
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +31,7 @@ from resurge.models import LanguageModel
 from resurge.recipes import ModelConfig
 from resurge.training import Interrupted, build_model, evaluate, fit, load_run
 from resurge.training.checkpoint import pack, read, read_weights, write
-from resurge.training.logs import TIME_COLUMNS, columns
+from resurge.training.logs import TIME_COLUMNS, CSVLog, columns
 from resurge.training.plan import Lap, Plan, Progress, learning_rate
 from resurge.training.scores import InOrder, advance, better, evaluate_split, measure, metrics
 
@@ -159,9 +162,20 @@ def test_settings_out_of_range_are_refused() -> None:
         ({"train__lr": -1.0}, "lr must be positive"),
         ({"train__precision": "16"}, "precision must be '32-true'"),
         ({"train__epochs": 0, "train__max_steps": 0}, "epochs must be at least 1"),
+        ({"train__max_steps": -1}, "max_steps must be at least 0"),
+        ({"train__val_steps": -5}, "val_steps must be at least 0"),
+        ({"train__weight_decay": -1.0}, "weight_decay must be at least 0"),
+        ({"train__clip": math.nan}, "clip must be at least 0, and is nan"),
+        ({"train__lr": math.nan}, "lr must be positive"),
+        ({"train__lr_factor": math.inf}, "lr_factor at least 0"),
     ]:
         with pytest.raises(ResurgeError, match=words):
             Plan.of(tiny(**change).train, 5)
+
+
+def test_a_plan_counts_items_in_batches() -> None:
+    plan = Plan.of(tiny(train__batch_size=4, train__max_steps=0, train__val_steps=0, train__epochs=3).train, 10)
+    assert (plan.batches_an_epoch, plan.steps, plan.val_steps) == (3, 9, 3)
 
 
 # ---- scores ----
@@ -311,6 +325,51 @@ def test_weights_of_another_architecture_are_refused(run: Path, tmp_path: Path) 
     ]:
         with pytest.raises(ResurgeError, match=words):
             read_weights(run / "model.safetensors", build_model(model, spec))
+
+
+def test_a_checkpoint_of_another_run_is_refused(run: Path, tmp_path: Path) -> None:
+    for damage, words in [
+        (lambda kept: {"progress": kept["progress"]}, "no checkpoint of a run"),
+        (lambda kept: {**kept, "state_dict": {"model.x": torch.zeros(1)}}, "holds another architecture: it has no"),
+    ]:
+        out = shutil.copytree(run, tmp_path / words[:2])
+        (out / "results.json").unlink()
+        write(out / "checkpoint.safetensors", damage(read(run / "checkpoint.safetensors")))
+        with pytest.raises(ResurgeError, match=words):
+            fit("lru/digits", tiny(), out, resume=True, progress=False, device="cpu")
+
+
+def test_a_checkpoint_with_a_damaged_header_is_named(tmp_path: Path) -> None:
+    for tree in ("[", '["tensor", "gone"]', '["dict"]'):
+        save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {"resurge": tree})
+        with pytest.raises(ResurgeError, match="is damaged"):
+            read(tmp_path / "x.safetensors")
+
+
+def test_lines_of_metrics_that_are_none_are_dropped(tmp_path: Path) -> None:
+    names = columns("accuracy")
+    line = ",".join(["4", *[""] * (len(names) - 1)])
+    later = line.replace("4", "5", 1)
+    (tmp_path / "metrics.csv").write_bytes(
+        f"{','.join(names)}\n{line}\n".encode() + b"\0\xff\n\n" + later.encode() + b"\n4,"
+    )
+    CSVLog(tmp_path / "metrics.csv", names, 4, 0).close()
+    assert (tmp_path / "metrics.csv").read_text() == f"{','.join(names)}\n{line}\n"
+
+
+def test_a_config_of_other_types_is_refused(run: Path, tmp_path: Path) -> None:
+    for key in ("experiment", "spec", "recipe"):
+        config = json.loads((run / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**config, key: 3}))
+        with pytest.raises(ResurgeError, match=f"'{key}' must be there as"):
+            load_run(tmp_path)
+
+
+def test_data_with_another_mean_are_not_those_of_the_training(run: Path) -> None:
+    found = load_run(run)
+    other = dataclasses.replace(found, spec=dataclasses.replace(found.spec, mean=[found.spec.mean[0] + 1e-3]))
+    with pytest.raises(ResurgeError, match=r"data of .* have changed .* 'mean' was"):
+        evaluate(other)
 
 
 def test_a_pickle_in_the_place_of_weights_is_never_opened(run: Path, tmp_path: Path) -> None:

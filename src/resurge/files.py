@@ -1,6 +1,7 @@
 """Files that are whole or absent: atomic writes, and the folder where caches live."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,7 +28,8 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
     except OSError as error:
         raise ResurgeError(f"cannot write {path}: {error.strerror or error}; what was there is unchanged") from error
     finally:
-        temporary.unlink(missing_ok=True)  # still there only if something went wrong
+        with suppress(OSError):  # there is none if all went well, nor a folder it could be in if that went wrong
+            temporary.unlink()
 
 
 def cache_dir() -> Path:

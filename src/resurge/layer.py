@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from resurge.errors import ResurgeError
 from resurge.paper import Paper, cite
-from resurge.state import named_tensors
+from resurge.state import check
 
 
 class ParamGroups(NamedTuple):
@@ -66,25 +66,24 @@ class RecurrentLayer(nn.Module):
         return self.scan(x, self._state(state, x.shape[0]), reset)
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One step: x_t `(B, d_model)` and a state to y_t `(B, d_model)` and the next state."""
+        """One step: x_t `(B, d_model)` and a state to y_t `(B, d_model)` and the next state.
+
+        Raises:
+            ResurgeError: a wrong shape, or the state of another layer or batch size.
+        """
+        self._check_step(x_t)
         y, state = self.forward(x_t[:, None], state)
         return y[:, 0], state
+
+    def _check_step(self, x_t: Tensor) -> None:
+        if x_t.dim() != 2 or x_t.shape[-1] != self.d_model or 0 in x_t.shape:
+            raise ResurgeError(f"x_t must have shape (B, {self.d_model}) with B >= 1, and has {tuple(x_t.shape)}")
 
     def _state(self, state: Any, batch_size: int) -> Any:
         """The state to start from, refused if it is not one of this layer's for this batch."""
         if state is None:
             return self.initial_state(batch_size)
-        like = self.initial_state(batch_size, device=torch.device("meta"))
-        if type(state) is not type(like):
-            raise ResurgeError(
-                f"state must be a {type(like).__name__} of {type(self).__name__}, and is a {type(state).__name__}"
-            )
-        for (name, given), (_, expected) in zip(named_tensors(state), named_tensors(like), strict=True):
-            if given.shape != expected.shape:
-                raise ResurgeError(
-                    f"state.{name} must have shape {tuple(expected.shape)} for a batch of {batch_size}, "
-                    f"and has {tuple(given.shape)}"
-                )
+        check(state, self.initial_state(batch_size, device=torch.device("meta")), type(self).__name__)
         return state
 
     def zeros(self, *shape: int, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
@@ -124,7 +123,11 @@ def param_groups(model: nn.Module) -> ParamGroups:
 
 
 class BidirectionalState(NamedTuple):
-    """Empty: a bidirectional layer needs the whole sequence, and has nothing to carry."""
+    """Before a sequence: empty."""
+
+
+class BidirectionalEnd(NamedTuple):
+    """After a sequence: empty, and refused as a state to go on from."""
 
 
 class Bidirectional(RecurrentLayer):
@@ -152,12 +155,12 @@ class Bidirectional(RecurrentLayer):
     ) -> BidirectionalState:
         return BidirectionalState()
 
-    def scan(self, x: Tensor, state: BidirectionalState, reset: Tensor | None) -> tuple[Tensor, BidirectionalState]:
+    def scan(self, x: Tensor, state: BidirectionalState, reset: Tensor | None) -> tuple[Tensor, BidirectionalEnd]:
         ahead, _ = self.ahead(x, reset=reset)
         if reset is not None:  # the first step after a document, seen from behind, is the last step of the next one
             reset = reset.flip(1).roll(1, 1)
         back, _ = self.back(x.flip(1), reset=reset)
-        return ahead + back.flip(1), state
+        return ahead + back.flip(1), BidirectionalEnd()
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         raise ResurgeError("a bidirectional layer has no step: it needs the whole sequence")

@@ -6,6 +6,7 @@ Every function takes the state of a layer or of a whole model. Selecting rows gi
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +39,22 @@ def named_tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         names = getattr(state, "_fields", range(len(state)))
         for name, part in zip(names, state, strict=True):
             yield from named_tensors(part, f"{prefix}.{name}" if prefix else str(name))
+
+
+def check(state: Any, like: Any, owner: str) -> None:
+    """Refuse a state that is not of the type and shapes of `like`, an initial state of `owner` for the same batch.
+
+    Raises:
+        ResurgeError: it is the state of something else, or of another batch size.
+    """
+    if type(state) is not type(like):
+        raise ResurgeError(f"state must be a {type(like).__name__} of {owner}, and is a {type(state).__name__}")
+    for (name, given), (_, expected) in zip(named_tensors(state), named_tensors(like), strict=True):
+        if given.shape != expected.shape:
+            raise ResurgeError(
+                f"state.{name} must have shape {tuple(expected.shape)} for a batch of {len(expected)}, "
+                f"and has {tuple(given.shape)}"
+            )
 
 
 def detach(state: S) -> S:
@@ -79,7 +96,7 @@ def load(path: str | Path, like: S) -> S:
     try:
         with open(path, "rb") as file:
             arrays = dict(np.load(file, allow_pickle=False))
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ResurgeError(f"{path} is not a saved state: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in named_tensors(like)}
     given = {name: array.shape for name, array in arrays.items()}

@@ -1,7 +1,6 @@
 """The report of a run: everything that there is to see about it, on one HTML page that stands alone."""
 
 import csv
-import json
 import math
 import platform
 import shlex
@@ -18,6 +17,7 @@ from resurge.data.base import Splits
 from resurge.errors import ResurgeError
 from resurge.paper import cite
 from resurge.training import Run, load_run
+from resurge.training.runs import RESULTS, load_data, read_json
 
 _TEXT = 1200  # bytes of held-out text that are shown
 _ENVIRONMENT = ["device", "threads", "torch", "best_step", "steps"]
@@ -26,19 +26,21 @@ _ENVIRONMENT = ["device", "threads", "torch", "best_step", "steps"]
 def report(run: Run) -> str:
     """The page about `run`, as HTML.
 
-    Data that is not there any more leaves out what needs it, and the page says so.
+    Data that is not there any more, or has changed, leaves out what needs it, and the page says so.
 
     Raises:
         ResurgeError: a file of the run is missing or damaged.
     """
-    results = _json(run.path / "results.json")
+    results = read_json(run.path / RESULTS) or {}
     parts = [_head(run, results)]
     parts += _curves(run.path / "metrics.csv")
     try:
-        splits: Splits | None = run.experiment.data.load()
+        splits: Splits | None = load_data(run)
     except ResurgeError as error:
         splits = None
-        parts.append(page.section("Test data", f"Not shown, because the data is not there: {escape(str(error))}", ""))
+        parts.append(
+            page.section("Test data", f"Not shown, because the data is not there as it was: {escape(str(error))}", "")
+        )
     if splits is not None:
         parts += _text(run, splits) if run.spec.target == "next_token" else _answers(run, splits)
     parts += _spectra(run, splits)
@@ -232,13 +234,3 @@ def _figure(name: str, value: float) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ResurgeError(f"{path} is not JSON: {error}") from error
-    return values

@@ -23,4 +23,5 @@ def time_scales(values: Tensor) -> Tensor:
 
     Infinite on the unit circle, negative outside of it (the state grows).
     """
-    return -1 / torch.log(values.abs().double())
+    log = torch.log(values.abs().double())
+    return torch.where(log == 0, torch.inf, -1 / log)

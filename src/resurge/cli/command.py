@@ -33,7 +33,8 @@ class Command:
 
 def json_line(value: Mapping[str, Any]) -> str:
     """`value` as one line of JSON; infinite and undefined numbers, which JSON lacks, become null."""
-    return json.dumps(_finite(value), ensure_ascii=False)
+    line = json.dumps(_finite(value), ensure_ascii=False)
+    return line.encode(errors="backslashreplace").decode()  # an argument that is no UTF-8 holds halves of characters
 
 
 def print_figures(figures: Mapping[str, float]) -> None:

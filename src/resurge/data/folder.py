@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -95,7 +96,7 @@ def _download(url: str, md5: str) -> bytes:
                 while piece := response.read(1 << 20):
                     content += piece
                     progress(len(content))
-    except OSError as error:  # URLError among them
+    except (OSError, http.client.HTTPException) as error:  # URLError among them
         raise ResurgeError(f"{url} cannot be downloaded: {getattr(error, 'reason', error)}") from error
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:

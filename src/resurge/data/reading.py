@@ -69,7 +69,7 @@ def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
                 arrays[name] = file[name]
     except ResurgeError:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):
             raise ResurgeError(f"{path}: array '{name}' holds Python objects (a pickle): never loaded") from error
         raise ResurgeError(f"{path}: array '{name}' cannot be read: {error}") from error
@@ -90,7 +90,7 @@ def number(text: str) -> float:
         ResurgeError: the reason alone; the caller adds the place.
     """
     try:
-        value = float(text)
+        value = float(text if "_" not in text else "")  # to Python, and to it alone, 1_0 is ten
     except ValueError:
         raise ResurgeError(f"'{text.strip()}' is not a number") from None
     if not math.isfinite(value):

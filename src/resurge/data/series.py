@@ -192,7 +192,10 @@ def _read_npz(path: Path, labelled: bool) -> SeriesFile:
     for i, values in enumerate(series):
         for t, c in np.argwhere(~np.isfinite(values))[:1]:
             raise ResurgeError(f"{path}: x of series {i}, step {t}, channel {c} is {values[t, c]} (all from 0)")
-    if y is not None and y.dtype.kind == "f" and (y == np.rint(y)).all():
+    if labelled and y is not None and y.dtype.kind == "f":
+        for i, *_ in np.argwhere(~np.isfinite(y))[:1]:
+            raise ResurgeError(f"{path}: y of series {i} (from 0) is {y[i]}")
+    if y is not None and y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.rint(y)).all():
         y = y.astype(np.int64)  # classes saved as 1.0 and 2.0 are named 1 and 2
     return SeriesFile(series, [str(i) for i in range(len(series))], y)
 

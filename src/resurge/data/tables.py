@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +163,7 @@ def read_csv(path: Path, columns: Columns) -> SeriesFile:
 
 def _header(path: Path, row: list[str]) -> list[str]:
     names = [name.strip() for name in row]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
     if twice is not None:
         raise ResurgeError(f"{path}: line 1 must name the columns, and has '{twice}' twice")
     try:

@@ -80,7 +80,7 @@ class Text(Task):
             raise ResurgeError(
                 f"{where}: has {len(files)} text files, and to hold some out takes 3; a single file can be given"
             )
-        ranked = sorted(files, key=lambda name: hashlib.blake2b(name.encode()).digest())
+        ranked = sorted(files, key=lambda name: hashlib.blake2b(os.fsencode(name)).digest())
         n_val, n_test = (max(1, round(share * len(files))) for share in (self.val_fraction, self.test_fraction))
         parts = ranked[n_val + n_test :], ranked[:n_val], ranked[n_val : n_val + n_test]
         return [b"".join(files[name] for name in sorted(part)) for part in parts]

@@ -1,28 +1,17 @@
 """Random ListOps expressions, compiled: trees are grown, evaluated and written in one pass, without recursion."""
 
-from functools import partial
-from typing import Any
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from resurge.data.encoding import LISTOPS
 from resurge.errors import ResurgeError
+from resurge.jit import jit
 
 OPERATOR, CLOSE, ZERO = LISTOPS.index("[MIN"), LISTOPS.index("]"), LISTOPS.index("0")
 _HOPELESS = 100_000  # trees grown in a row without one of the right length
 
 
-def _jit(function: Any) -> Any:
-    jit = partial(numba.njit, nogil=True)
-    try:
-        return jit(cache=True)(function)
-    except RuntimeError:  # no folder that a cache could be written to: compile anew in each process
-        return jit()(function)
-
-
-@_jit
+@jit
 def _apply(operator, values):  # type: ignore[no-untyped-def]
     if operator == 0:
         return values.min()
@@ -33,7 +22,7 @@ def _apply(operator, values):  # type: ignore[no-untyped-def]
     return values.sum() % 10
 
 
-@_jit
+@jit
 def _grow(rng, tokens, limit, max_depth, max_args):  # type: ignore[no-untyped-def]
     """Writes one tree to `tokens`; its length, or 0 if that reaches `limit`, and its value."""
     operators, wanted, got = np.zeros((3, max_depth), np.int64)
@@ -64,7 +53,7 @@ def _grow(rng, tokens, limit, max_depth, max_args):  # type: ignore[no-untyped-d
     return 0, 0
 
 
-@_jit
+@jit
 def _fill(rng, tokens, lengths, answers, min_length, max_length, max_depth, max_args):  # type: ignore[no-untyped-def]
     written = failed = 0
     for i in range(len(lengths)):

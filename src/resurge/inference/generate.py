@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from resurge.errors import ResurgeError
+from resurge.errors import ResurgeError, check_seed
 from resurge.inference.stream import Stream
 from resurge.models import LanguageModel
 
@@ -35,7 +35,7 @@ def generate(
         seed: of the draws: the same seed gives the same tokens.
 
     Raises:
-        ResurgeError: an empty prompt, a token outside the vocabulary, or a number out of range.
+        ResurgeError: an empty prompt, a token outside the vocabulary, or a number or seed out of range.
     """
     if not isinstance(model, LanguageModel):
         raise ResurgeError(f"generation needs a LanguageModel, and was given a {type(model).__name__}")
@@ -46,6 +46,7 @@ def generate(
         raise ResurgeError(f"the prompt's tokens must lie in [0, {vocabulary}), and reach {min(prompt)}..{max(prompt)}")
     if n < 0 or top_k < 0 or not 0 <= temperature < float("inf"):
         raise ResurgeError(f"n, temperature and top_k must be 0 or more, and are {n}, {temperature:g} and {top_k}")
+    check_seed(seed)
     return _tokens(Stream(model), list(prompt), n, temperature, min(top_k, vocabulary), seed)
 
 

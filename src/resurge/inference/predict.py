@@ -145,10 +145,15 @@ def _texts(run: "Run", groups: Iterable[list[bytes]]) -> Iterator[list[Answer]]:
     """One answer a piece of text; ListOps' pieces are expressions of their own, other pieces follow each other."""
     spec, stream = run.spec, Stream(run.model)
     cost = _Cost() if isinstance(run.model, LanguageModel) else None
+    line = 0
     for group in groups:
         answers = []
         for piece in group:
-            tokens = spec.encode(piece)
+            line += 1
+            try:
+                tokens = spec.encode(piece)
+            except ResurgeError as error:
+                raise ResurgeError(f"line {line}: {error}") from None
             if not len(tokens):
                 continue
             if spec.encoding == "listops":

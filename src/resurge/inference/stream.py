@@ -103,12 +103,14 @@ class Stream:
     def _piece(self, x: Any) -> tuple[Tensor, bool]:
         """x as the model takes it, (B, T) tokens or (B, T, d) values, and whether it was given as a single step."""
         try:
-            given = torch.as_tensor(x)
+            # Python's numbers have 64 bits, and values with a large mean need them until it is taken off
+            plain = not self._tokens and not isinstance(x, (Tensor, np.ndarray))
+            given = torch.as_tensor(x, dtype=torch.float64 if plain else None)
         except (ValueError, TypeError, RuntimeError) as error:
             raise ResurgeError(f"a step must be numbers, and is {type(x).__name__}: {error}") from error
         if self._tokens and (given.is_floating_point() or given.is_complex()):
             raise ResurgeError(f"this model takes integer tokens, and was given {given.dtype}")
-        piece, full = given.to(self._like), 2 if self._tokens else 3
+        piece, full = given, 2 if self._tokens else 3
         is_step = piece.dim() < full
         if piece.dim() == full - 2 and self.batch_size == 1:
             piece = piece[None]
@@ -120,7 +122,8 @@ class Stream:
             raise ResurgeError(f"a step or piece must have shape {wanted}, T >= 1, and has {tuple(given.shape)}")
         if not self._tokens:
             self._check_width(piece)
-        return piece if self._spec is None else self._spec.inputs(piece.cpu()).to(self._like), is_step
+        inputs = piece if self._spec is None else self._spec.inputs(piece.cpu())
+        return inputs.to(self._like), is_step
 
     def _check_width(self, piece: Tensor) -> None:
         width = getattr(getattr(self.model, "encoder", None), "in_features", piece.shape[-1])

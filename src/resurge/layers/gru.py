@@ -47,5 +47,5 @@ class GRU(TorchRNN):
     STATE = GRUState
 
     def kernel(self, x: Tensor, state: tuple[Tensor, ...], weights: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        y, h = torch.gru(x, state[0], weights, True, 1, 0.0, self.training, False, True)
+        y, h = torch.gru(x, state[0], weights, True, 1, 0.0, torch.is_grad_enabled(), False, True)
         return y, (h,)

@@ -40,5 +40,5 @@ class LSTM(TorchRNN):
     STATE = LSTMState
 
     def kernel(self, x: Tensor, state: tuple[Tensor, ...], weights: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        y, h, c = torch.lstm(x, state, weights, True, 1, 0.0, self.training, False, True)
+        y, h, c = torch.lstm(x, state, weights, True, 1, 0.0, torch.is_grad_enabled(), False, True)
         return y, (h, c)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from resurge.errors import ResurgeError
+from resurge.errors import ResurgeError, at_least
 from resurge.layer import RecurrentLayer
 from resurge.ops import diagonal_scan
 from resurge.paper import Paper
@@ -81,6 +81,7 @@ class RGLRU(RecurrentLayer):
         self, d_model: int, n_heads: int = 1, *, r_min: float = 0.9, r_max: float = 0.999, c: float = 8.0
     ) -> None:
         super().__init__()
+        at_least(1, {"d_model": d_model})
         if n_heads < 1 or d_model % n_heads:
             raise ResurgeError(f"n_heads must divide d_model = {d_model}, and is {n_heads}")
         if not 0 < r_min < r_max < 1:

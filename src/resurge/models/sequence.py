@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from resurge.errors import ResurgeError
 from resurge.models.stack import Stack, StackState
 from resurge.nn import MeanPool, Pool
+from resurge.state import check
 
 
 class SequenceState(NamedTuple):
@@ -60,6 +61,9 @@ class SequenceClassifier(nn.Module):
                 scores of the whole.
             lengths: (B,) number of real steps of each row; the rest is padding.
             reset: (B, T) bool; a row forgets everything before such a step.
+
+        Raises:
+            ResurgeError: no step, lengths out of range, or the state of another model or batch size.
         """
         if inputs.dim() < 2 or inputs.shape[1] == 0:
             raise ResurgeError(f"inputs must have at least one step, and have shape {tuple(inputs.shape)}")
@@ -70,7 +74,10 @@ class SequenceClassifier(nn.Module):
         y, blocks = self.stack(x, None if state is None else state.blocks, lengths=lengths, reset=reset)
         steps = torch.arange(T, device=y.device).expand(B, T)
         valid = torch.ones_like(steps, dtype=torch.bool) if lengths is None else steps < lengths[:, None]
-        before = self._initial_pool(B) if state is None else state.pool
+        before = self._initial_pool(B)
+        if state is not None:
+            check(state.pool, before, type(self.pool).__name__)
+            before = state.pool
         pooled, pool = self.pool(y, before, valid, reset)
         return self.head(pooled), SequenceState(blocks, pool)
 

@@ -127,6 +127,7 @@ class Stack(nn.Module):
             starts = starts | (reset.gather(1, source) & valid)
         x = x.gather(1, source[..., None].expand_as(x))
         y, state = self._run(x, None, valid, starts)
+        state = where(lengths > 0, state, self.initial_state(len(lengths)))  # a row of padding alone has no first step
         back = ((steps + shift) % T)[..., None].expand_as(y)
         return y.gather(1, back), state
 
@@ -137,8 +138,10 @@ class Stack(nn.Module):
         outputs = []
         for start, stop in pairwise(sorted({0, *lengths.tolist(), x.shape[1]})):
             piece = slice(start, stop)
-            y, after = self._run(x[:, piece], state, None, None if reset is None else reset[:, piece])
-            state = where(lengths > start, after, state)
+            going = lengths > start
+            valid = going[:, None].expand(-1, stop - start)
+            y, after = self._run(x[:, piece], state, valid, None if reset is None else reset[:, piece])
+            state = where(going, after, state)
             outputs.append(y)
         return torch.cat(outputs, 1), state
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import glu
+from torch.nn.functional import batch_norm, glu
 
-from resurge.errors import unknown
+from resurge.errors import ResurgeError, unknown
 
 
 class Norm(nn.Module):
@@ -19,7 +19,8 @@ class Norm(nn.Module):
 class BatchNorm(Norm):
     """Normalises each channel over batch and time in training, by running statistics in evaluation.
 
-    Padding is left out of the statistics. In training a step sees the whole batch, the future included; in
+    Padding is left out of the statistics, and a batch of a single step, which has no variance, is normalised by the
+    running ones. In training a step sees the whole batch, the future included; in
     evaluation it is a map of each step alone, so that streaming equals the whole.
     """
 
@@ -29,9 +30,15 @@ class BatchNorm(Norm):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         if valid is None or not self.training:
-            y: Tensor = self.norm(x.flatten(0, 1)).view(x.shape)
-            return y
-        return torch.zeros_like(x).masked_scatter(valid[..., None], self.norm(x[valid]))
+            return self._normalised(x.flatten(0, 1)).view(x.shape)
+        return torch.zeros_like(x).masked_scatter(valid[..., None], self._normalised(x[valid]))
+
+    def _normalised(self, rows: Tensor) -> Tensor:
+        norm = self.norm
+        if self.training and len(rows) < 2:
+            return batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        y: Tensor = norm(rows)
+        return y
 
 
 class LayerNorm(Norm):
@@ -69,10 +76,16 @@ def norm(name: str, d_model: int) -> Norm:
 
 
 class TiedDropout(nn.Module):
-    """Dropout with one mask a sequence and channel, shared over time, as in the code of S5 and minimal-LRU."""
+    """Dropout with one mask a sequence and channel, shared over time, as in the code of S5 and minimal-LRU.
+
+    Raises:
+        ResurgeError: a probability p outside [0, 1).
+    """
 
     def __init__(self, p: float) -> None:
         super().__init__()
+        if not 0 <= p < 1:
+            raise ResurgeError(f"dropout must lie in [0, 1), and is {p}")
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from resurge.errors import ResurgeError
+from resurge.errors import ResurgeError, at_least
 from resurge.layer import RecurrentLayer
 from resurge.ops import diagonal_scan_pairs
 from resurge.paper import Paper
@@ -49,6 +49,7 @@ class DiagonalRNN(RecurrentLayer):
         max_phase: float = 2 * math.pi,
     ) -> None:
         super().__init__()
+        at_least(1, {"d_model": d_model, "d_state": d_state})
         self.d_model, self.d_state = d_model, d_state
         self.B_re = nn.Parameter(torch.randn(d_state, d_model) / math.sqrt(2 * d_model))
         self.B_im = nn.Parameter(torch.randn(d_state, d_model) / math.sqrt(2 * d_model))
@@ -89,6 +90,8 @@ class DiagonalRNN(RecurrentLayer):
         return linear(h.flatten(2), C.to(x.dtype)) + self.D * x, DiagonalState(h_last)
 
     def step(self, x_t: Tensor, state: DiagonalState) -> tuple[Tensor, DiagonalState]:
+        self._check_step(x_t)
+        state = self._state(state, x_t.shape[0])
         # the recurrence spelt out in PyTorch's own operators: one step needs no scan, and exports anywhere
         Bu = linear(x_t, self._input_map().to(x_t.dtype)).unflatten(-1, (2, self.d_state))
         re, im = self.eigenvalues()

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class MeanPoolState(NamedTuple):
-    """Sum of the steps so far and their number."""
+    """Mean of the steps so far and their number."""
 
-    total: Tensor  # (B, D)
-    steps: Tensor  # (B,)
+    mean: Tensor  # (B, D)
+    steps: Tensor  # (B,) int64
 
 
 class LastPoolState(NamedTuple):
@@ -34,27 +34,32 @@ class Pool(nn.Module):
 
 
 class MeanPool(Pool):
-    """The mean of all steps since the start, or since the last reset."""
+    """The mean of all steps since the start, or since the last reset.
+
+    Kept is the mean, not the sum: in float32 a sum and a count stop growing after some 10 million steps of a stream.
+    """
 
     def initial_state(self, like: Tensor) -> MeanPoolState:
-        return MeanPoolState(torch.zeros_like(like), like.new_zeros(like.shape[0]))
+        return MeanPoolState(torch.zeros_like(like), like.new_zeros(like.shape[0], dtype=torch.int64))
 
     def forward(
         self, y: Tensor, state: MeanPoolState, valid: Tensor, reset: Tensor | None
     ) -> tuple[Tensor, MeanPoolState]:
-        total, seen = state
+        mean, seen = state
         if reset is not None:
             reset = reset & valid
             at = torch.arange(y.shape[1], device=y.device)
             start = torch.where(reset, at, -1).amax(1)
             valid = valid & (at >= start[:, None])
             fresh = start >= 0
-            total = torch.where(fresh[:, None], torch.zeros_like(total), total)
+            mean = torch.where(fresh[:, None], torch.zeros_like(mean), mean)
             seen = torch.where(fresh, torch.zeros_like(seen), seen)
-        weight = valid.to(total.dtype)
-        total = total + torch.einsum("btd,bt->bd", y.to(total.dtype), weight)
-        seen = seen + weight.sum(1)
-        return (total / seen.clamp(min=1)[:, None]).to(y.dtype), MeanPoolState(total, seen)
+        count = valid.sum(1)
+        seen = seen + count
+        with torch.autocast(y.device.type, enabled=False):  # the sum over time in the precision of the state
+            total = torch.einsum("btd,bt->bd", y.to(mean.dtype), valid.to(mean.dtype))
+        mean = mean + (total - count[:, None] * mean) / seen.clamp(min=1)[:, None]
+        return mean.to(y.dtype), MeanPoolState(mean, seen)
 
 
 class LastPool(Pool):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from resurge.errors import at_least
 from resurge.layer import RecurrentLayer
 
 
@@ -22,6 +23,7 @@ class TorchRNN(RecurrentLayer):
 
     def __init__(self, d_model: int, d_state: int = 64) -> None:
         super().__init__()
+        at_least(1, {"d_model": d_model, "d_state": d_state})
         self.d_model, self.d_state = d_model, d_state
         bound, rows = 1 / math.sqrt(d_state), self.GATES * d_state
         self.weight_ih_l0 = nn.Parameter(torch.empty(rows, d_model).uniform_(-bound, bound))
@@ -41,7 +43,11 @@ class TorchRNN(RecurrentLayer):
         )
 
     def kernel(self, x: Tensor, state: tuple[Tensor, ...], weights: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Outputs (B, T, N) and the last state, each part with PyTorch's leading axis of layers: (1, B, N)."""
+        """Outputs (B, T, N) and the last state, each part with PyTorch's leading axis of layers: (1, B, N).
+
+        cuDNN's kernels keep what their backward pass needs only when they are told that this is training, which for
+        gradients in evaluation mode it is not: they are told whether gradients are on.
+        """
         raise TypeError(f"{type(self).__name__} does not define kernel")
 
     def scan(self, x: Tensor, state: Any, reset: Tensor | None) -> tuple[Tensor, Any]:

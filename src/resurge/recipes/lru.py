@@ -22,14 +22,10 @@ CLAIM = (
     "the dense one; the stable exponential form survives a learning rate at which free eigenvalues diverge; starting "
     "on a ring near the unit circle beats the whole disk; and γ brings the first outputs to the scale of the task."
 )
-CLAIM = (
-    "From a dense tanh RNN over a dense linear and a complex diagonal one to the LRU, each step of the paper's "
-    "ablation does at least as well as the step before on a task where memory matters."
-)
 
 
-def _ring(d_state: int, r_min: float, r_max: float) -> LayerOptions:
-    layer: LayerOptions = options_type("lru")(d_state=d_state, r_min=r_min, r_max=r_max)
+def _ring(d_state: int, r_min: float, r_max: float, max_phase: float = 2 * math.pi) -> LayerOptions:
+    layer: LayerOptions = options_type("lru")(d_state=d_state, r_min=r_min, r_max=r_max, max_phase=max_phase)
     return layer
 
 
@@ -42,22 +38,26 @@ def digits() -> Experiment:
     )
 
 
-def _mnist(data: Task) -> Experiment:
+def _mnist(data: Task, max_phase: float) -> Experiment:
     return Experiment(
         data=data,
-        model=ModelConfig(_ring(64, 0.9, 0.999), d_model=64, depth=3, dropout=0.05),
-        train=TrainConfig(lr=4e-3, lr_factor=0.25, batch_size=50, epochs=3),
+        model=ModelConfig(_ring(64, 0.9, 0.999, max_phase), d_model=64, depth=3, dropout=0.05),
+        train=TrainConfig(lr=6e-3, lr_factor=0.5, batch_size=20, epochs=3, val_steps=1000),
     )
 
 
 def smnist() -> Experiment:
-    """MNIST, pixel by pixel: 784 steps."""
-    return _mnist(SMNIST())
+    """MNIST, pixel by pixel: 784 steps, a quarter of an hour on two cores.
+
+    Strokes are slow along a row of pixels, so the phases are: at most 0.6. With phases up to 2π the same model was
+    right on three quarters of the images when this one was right on nine tenths (400 steps).
+    """
+    return _mnist(SMNIST(), 0.6)
 
 
 def psmnist() -> Experiment:
     """MNIST, pixel by pixel in a fixed random order."""
-    return _mnist(PSMNIST())
+    return _mnist(PSMNIST(), 2 * math.pi)
 
 
 def scifar() -> Experiment:

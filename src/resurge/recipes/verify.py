@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import resurge
-from resurge.errors import ResurgeError, unknown
+from resurge.errors import ResurgeError, check_seed, unknown
 from resurge.files import cache_dir, write_atomic
 
 _SHIPPED = Path(__file__).parent / "verified"
@@ -61,11 +61,18 @@ def verify(slug: str, *, seed: int | None = None, device: str | None = None, qui
         quick: the small configuration, which shows that the claim can be run; the full one shows that it holds.
 
     Raises:
-        ResurgeError: no such system, one that has no claim to run, or no such option of its configuration.
+        ResurgeError: no such system, one that has no claim to run, no such option of its configuration, or a seed or
+            device that cannot be used.
     """
     module = system(slug)
     if not all(hasattr(module, name) for name in ("config", "run", "check")):
         raise ResurgeError(f"system '{slug}' has no claim that can be run: its module lacks config, run or check")
+    if seed is not None:
+        check_seed(seed)
+    if device is not None:
+        from resurge.training.runs import torch_device
+
+        device = str(torch_device(device))
     config = module.config(quick)
     for name, value in (("seed", seed), ("device", device)):
         if value is not None:
@@ -111,7 +118,7 @@ def record(outcome: Verified) -> Path:
 
 def last(slug: str) -> Verified | None:
     """The newest full result for system `slug`, this user's or the shipped one; None if it was never run."""
-    found = [_read(_path(folder, slug, quick=False)) for folder in (_SHIPPED, cache_dir() / "verified")]
+    found = [_read(_path(folder, slug, quick=False)) for folder in (cache_dir() / "verified", _SHIPPED)]
     return max((outcome for outcome in found if outcome is not None), key=lambda outcome: outcome.date, default=None)
 
 

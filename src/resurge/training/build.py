@@ -6,7 +6,7 @@ from torch import nn
 
 from resurge import layers
 from resurge.data.base import InputSpec
-from resurge.errors import ResurgeError, unknown
+from resurge.errors import ResurgeError, at_least, unknown
 from resurge.layer import Bidirectional, RecurrentLayer
 from resurge.models import LanguageModel, SequenceClassifier, SequenceRegressor, Stack
 from resurge.nn import LastPool, MeanPool, Pool
@@ -21,10 +21,7 @@ def build_model(config: ModelConfig, spec: InputSpec) -> nn.Module:
     Raises:
         ResurgeError: an option out of range, or a language model that would see the future.
     """
-    if config.d_model < 1:
-        raise ResurgeError(f"d_model must be at least 1, and is {config.d_model}")
-    if not 0 <= config.dropout < 1:
-        raise ResurgeError(f"dropout must lie in [0, 1), and is {config.dropout}")
+    at_least(1, {"d_model": config.d_model})
     if config.pool not in _POOLS:
         raise unknown("pool", config.pool, _POOLS)
     stack = Stack(

@@ -36,7 +36,8 @@ def read(path: Path, device: str = "cpu") -> Any:
     """What `write` wrote to `path`.
 
     Raises:
-        ResurgeError: there is no such file, or it is something else: truncated, a pickle, another program's file.
+        ResurgeError: there is no such file, or it is something else: truncated or damaged, a pickle, another
+            program's file.
     """
     try:
         with safe_open(path, "pt", device=device) as file:
@@ -49,7 +50,10 @@ def read(path: Path, device: str = "cpu") -> Any:
         raise ResurgeError(f"{path} does not exist") from error
     except (SafetensorError, OSError) as error:
         raise ResurgeError(f"{path} is not a safetensors file: {_what(path) or error}") from error
-    return _decode(json.loads(tree), tensors)
+    try:
+        return _decode(json.loads(tree), tensors)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResurgeError(f"{path} is damaged: its header does not describe what it holds") from error
 
 
 def _what(path: Path) -> str:
@@ -124,6 +128,16 @@ def read_weights(path: Path, model: torch.nn.Module) -> None:
         raise ResurgeError(f"{path} does not exist: no weights were kept yet") from error
     except (SafetensorError, OSError) as error:
         raise ResurgeError(f"{path} is not a safetensors file: {_what(path) or error}") from error
+    check_weights(path, given, model)
+    model.load_state_dict(given)
+
+
+def check_weights(path: Path, given: dict[str, Tensor], model: torch.nn.Module) -> None:
+    """Refuse weights that are not those of `model`.
+
+    Raises:
+        ResurgeError: a name or shape differs; the first that does is given, and `path`, where they come from.
+    """
     expected = model.state_dict()
     for name in expected:
         if name not in given:
@@ -136,4 +150,3 @@ def read_weights(path: Path, model: torch.nn.Module) -> None:
                 f"{path} holds another architecture: '{name}' has shape {tuple(given[name].shape)}, "
                 f"and {tuple(expected[name].shape)} was expected"
             )
-    model.load_state_dict(given)

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from resurge.data.base import Splits
-from resurge.errors import ResurgeError
+from resurge.errors import ResurgeError, check_seed
 from resurge.files import write_atomic
 from resurge.memory import reuse_freed_memory
 from resurge.recipes.base import Experiment
 from resurge.training.build import build_model
-from resurge.training.checkpoint import read, write_weights
+from resurge.training.checkpoint import check_weights, read, write_weights
 from resurge.training.plan import Plan, Progress
 from resurge.training.runs import RESULTS, WEIGHTS, check_same, read_config, read_json, torch_device, write_config
 from resurge.training.scores import evaluate_split
@@ -94,7 +94,8 @@ def _train(
     config = experiment.train
     if min(len(splits.train), len(splits.val), len(splits.test)) < 1:
         raise ResurgeError("the data must have training, validation and test items")
-    plan = Plan.of(config, -(-len(splits.train) // config.batch_size))
+    plan = Plan.of(config, len(splits.train))
+    check_seed(experiment.seed)
     torch.manual_seed(experiment.seed)
     model = build_model(experiment.model, splits.spec)
     try:
@@ -104,7 +105,7 @@ def _train(
     except OSError as error:
         raise ResurgeError(f"cannot use folder {out}: {error.strerror or error}") from error
     checkpoint = out / "checkpoint.safetensors"
-    position = Progress(**read(checkpoint)["progress"]) if checkpoint.exists() else Progress()
+    position = _position(checkpoint, model) if checkpoint.exists() else Progress()
     if position.batches == 0:
         write_config(out, recipe, experiment, splits.spec)  # first: it makes the folder a run that can be resumed
         write_weights(out / "initial.safetensors", model.state_dict())
@@ -133,6 +134,16 @@ def _train(
     if show:
         print("test  " + "  ".join(f"{name} {value:.4g}" for name, value in test.items()), file=sys.stderr)
     return results
+
+
+def _position(checkpoint: Path, model: torch.nn.Module) -> Progress:
+    """How far the run had come, refused before anything is written if the checkpoint is not one of this model."""
+    kept = read(checkpoint)
+    if not isinstance(kept, dict) or "progress" not in kept or "state_dict" not in kept:
+        raise ResurgeError(f"{checkpoint} is no checkpoint of a run")
+    weights = {name.removeprefix("model."): weight for name, weight in kept["state_dict"].items()}
+    check_weights(checkpoint, weights, model)
+    return Progress(**kept["progress"])
 
 
 def _test(

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from resurge.errors import ResurgeError
+from resurge.files import write_atomic
 
 TIME_COLUMNS = ("tokens_per_second", "seconds")
 
@@ -35,18 +36,17 @@ class CSVLog(Logger):
     def __init__(self, path: Path, names: list[str], step: int, validated: int) -> None:
         super().__init__()
         self.path, self.names = path, names
-        lines = path.read_text().splitlines(keepends=True)[1:] if step and path.exists() else []
+        lines = path.read_bytes().splitlines(keepends=True)[1:] if step and path.exists() else []
         at = names.index("val_loss")
         kept = []
         for line in lines:
-            cells = line.split(",")
-            # a line without its end is one that the process was killed in
-            if line.endswith("\n") and int(cells[0]) <= (validated if cells[at] else step):
+            cells = line.split(b",")
+            # a line without its end, or with other cells, is one that the process or the machine was stopped in
+            whole = line.endswith(b"\n") and len(cells) == len(names) and cells[0].isdigit()
+            if whole and int(cells[0]) <= (validated if cells[at] else step):
                 kept.append(line)
-        temporary = path.with_name(f".{path.name}.tmp")
+        write_atomic(path, b"".join([",".join(names).encode() + b"\n", *kept]))
         with disk(path):
-            temporary.write_text(",".join(names) + "\n" + "".join(kept))
-            os.replace(temporary, path)
             self.file = path.open("a")
 
     @property

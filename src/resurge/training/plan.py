@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resurge.data.base import Batch
 from resurge.data.loader import BatchLoader
-from resurge.errors import ResurgeError
+from resurge.errors import ResurgeError, at_least
 from resurge.recipes.base import TrainConfig
 
 _LOWEST_LR = 1e-7  # where the schedule starts and ends; appendix C of arXiv 2303.06349
@@ -28,24 +28,25 @@ class Plan:
     val_steps: int
 
     @staticmethod
-    def of(config: TrainConfig, batches_an_epoch: int) -> "Plan":
-        """The course that a configuration asks for.
+    def of(config: TrainConfig, items: int) -> "Plan":
+        """The course that a configuration asks for, with so many items to train on.
 
         Raises:
             ResurgeError: a setting out of range.
         """
-        for name in ("batch_size", "eval_batch_size", "accumulate", "log_steps"):
-            if getattr(config, name) < 1:
-                raise ResurgeError(f"train.{name} must be at least 1, and is {getattr(config, name)}")
-        if config.max_steps < 1 and config.epochs < 1:
-            raise ResurgeError(f"train.epochs must be at least 1, and is {config.epochs}")
-        if config.lr <= 0 or config.lr_factor < 0 or not 0 <= config.warmup <= 1:
+        from_1 = ["batch_size", "eval_batch_size", "accumulate", "log_steps"] + ["epochs"] * (config.max_steps < 1)
+        from_0 = ["max_steps", "val_steps", "patience", "checkpoint_steps", "checkpoint_seconds"]
+        from_0 += ["weight_decay", "clip"]
+        for least, names in ((1, from_1), (0, from_0)):
+            at_least(least, {f"train.{name}": getattr(config, name) for name in names})
+        if not (0 < config.lr < math.inf and 0 <= config.lr_factor < math.inf and 0 <= config.warmup <= 1):
             raise ResurgeError(
                 "train.lr must be positive, lr_factor at least 0 and warmup within [0, 1], "
                 f"and they are {config.lr}, {config.lr_factor} and {config.warmup}"
             )
         if config.precision not in ("32-true", "bf16-mixed"):
             raise ResurgeError(f"train.precision must be '32-true' or 'bf16-mixed', and is '{config.precision}'")
+        batches_an_epoch = -(-items // config.batch_size)
         steps = config.max_steps or math.ceil(config.epochs * batches_an_epoch / config.accumulate)
         val_steps = config.val_steps or math.ceil(batches_an_epoch / config.accumulate)
         return Plan(batches_an_epoch, config.accumulate, steps, min(val_steps, steps))

@@ -1,15 +1,16 @@
 """Trained runs on disk: what a run folder is, and how to load and judge one."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from resurge.data.base import InputSpec
+from resurge.data.base import InputSpec, Splits
 from resurge.errors import ResurgeError, unknown
 from resurge.files import write_atomic
 from resurge.recipes.base import Experiment, from_dict, to_dict
@@ -57,21 +58,35 @@ def evaluate(run: Run, split: str = "test", *, device: str = "auto") -> dict[str
     """The metrics of a run over "train", "val" or "test": its loss, and accuracy, mse or bits per byte.
 
     Raises:
-        ResurgeError: an unknown split, or data that have changed since the training.
+        ResurgeError: an unknown split, or data that are gone or have changed since the training.
     """
     if split not in ("train", "val", "test"):
         raise unknown("split", split, ("train", "val", "test"))
-    splits = run.experiment.data.load()
-    for name in ("kind", "target", "d_input", "d_output", "classes", "encoding"):
-        now, then = getattr(splits.spec, name), getattr(run.spec, name)
-        if now != then:
-            raise ResurgeError(
-                f"the data of {run.path} have changed since it was trained: '{name}' was {then} and is {now}"
-            )
+    splits = load_data(run)
     rows = run.experiment.train.eval_batch_size
     found = evaluate_split(run.model, getattr(splits, split), run.spec, rows, torch_device(device))
     run.model.cpu()
     return found
+
+
+def load_data(run: Run) -> Splits:
+    """The data that a run was trained on.
+
+    Raises:
+        ResurgeError: they are gone, or have changed since: the model would be judged by inputs or classes, or by
+            means and deviations, that it was not trained on.
+    """
+    splits = run.experiment.data.load()
+    for field in fields(run.spec):
+        now, then = getattr(splits.spec, field.name), getattr(run.spec, field.name)
+        same = now == then
+        if field.name in ("mean", "std") and len(now) == len(then):  # another machine may sum in another order
+            same = np.allclose(now, then, rtol=1e-6)
+        if not same:
+            raise ResurgeError(
+                f"the data of {run.path} have changed since it was trained: '{field.name}' was {then} and is {now}"
+            )
+    return splits
 
 
 def torch_device(name: str) -> torch.device:
@@ -108,9 +123,9 @@ def read_config(path: Path) -> dict[str, Any] | None:
         return None
     if config.get("format") != FORMAT:
         raise ResurgeError(f"{path / CONFIG} has format {config.get('format')!r}; this version reads {FORMAT}")
-    for key in ("recipe", "experiment", "spec"):
-        if key not in config:
-            raise ResurgeError(f"{path / CONFIG} has no '{key}'")
+    for key, kind in (("recipe", str), ("experiment", dict), ("spec", dict)):
+        if not isinstance(config.get(key), kind):
+            raise ResurgeError(f"{path / CONFIG}: '{key}' must be there as {kind.__name__}, and is {config.get(key)!r}")
     return config
 
 

@@ -28,8 +28,9 @@ def diagonal_scan(
         reverse: scan from t = T down to 1: h_t = a_t h_{t+1} + x_t, with h0 the state after the end.
 
     Returns:
-        `(h, h_last)`: all states `(B, T, D)` in the dtype of x, and the last one scanned `(B, D)` in float32
-        (float64 for float64 inputs), which continues the recurrence as the h0 of another call.
+        `(h, h_last)`: all states `(B, T, D)` in the dtype of x (complex64 at least if a or x is complex), and the last
+        one scanned `(B, D)` in float32 (float64 for float64 inputs), which continues the recurrence as the h0 of
+        another call.
 
     Gradients flow to a, x and h0, and from both h and h_last; for complex arguments they follow PyTorch's
     convention dL/dRe + i dL/dIm. Half precision is computed and carried in float32.
@@ -44,13 +45,11 @@ def diagonal_scan(
     if not (a.is_complex() or x.is_complex()):
         _check(a, x, h0, reset, pairs=False)
         return _scan(a, x, h0, reset, reverse)
-    a, x = (v if v.is_complex() else torch.complex(v, torch.zeros_like(v)) for v in (a, x))
-    if h0 is not None and not h0.is_complex():
-        h0 = torch.complex(h0, torch.zeros_like(h0))
     a, x, h0 = _pairs(a), _pairs(x), None if h0 is None else _pairs(h0)
     _check(a, x, h0, reset, pairs=True)
     h, h_last = _scan(a, x, h0, reset, reverse)
-    return _complex(h), _complex(h_last)
+    wide = h if h.dtype == torch.float64 else h.float()  # there are no complex numbers of bfloat16
+    return _complex(wide), _complex(h_last)
 
 
 def diagonal_scan_pairs(
@@ -66,7 +65,7 @@ def diagonal_scan_pairs(
 
 
 def _pairs(z: Tensor) -> Tensor:
-    return torch.stack([z.real, z.imag], -2)
+    return torch.stack([z.real, z.imag] if z.is_complex() else [z, torch.zeros_like(z)], -2)
 
 
 def _complex(pairs: Tensor) -> Tensor:

@@ -6,14 +6,11 @@ instructions; from pairs side by side, or with offsets in the index, they came o
 (docs/LOG.md). Coefficients are (1 or B, 1 or T, ...), stepped through by 0 or 1 rows.
 """
 
-from functools import partial
-from typing import Any
-
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from resurge.jit import jit
 from resurge.ops.threads import run
 
 # How many float32 products are summed before they go to the float64 sum of a coefficient's gradient: a plain
@@ -21,21 +18,13 @@ from resurge.ops.threads import run
 _PARTIAL = 64
 
 
-def _jit(function: Any) -> Any:
-    jit = partial(numba.njit, nogil=True, fastmath={"contract"}, error_model="numpy")
-    try:
-        return jit(cache=True)(function)
-    except RuntimeError:  # no folder that a cache could be written to: compile anew in each process
-        return jit()(function)
-
-
-@_jit
+@jit
 def _row(array, index, D, d0, d1):  # type: ignore[no-untyped-def]
     """Channels d0..d1 of row `index` of a flat array with rows of D numbers."""
     return array[index * D + d0 : index * D + d1]
 
 
-@_jit
+@jit
 def _move(source, target):  # type: ignore[no-untyped-def]
     """Add a row to another, wider one, and start it anew."""
     for d in range(source.size):
@@ -43,7 +32,7 @@ def _move(source, target):  # type: ignore[no-untyped-def]
         source[d] = 0
 
 
-@_jit
+@jit
 def _forward_real(a, a_rows, x, h0, cut, reverse, D, h, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
     T = x.size // h0.size
     for b in range(b0, b1):
@@ -60,7 +49,7 @@ def _forward_real(a, a_rows, x, h0, cut, reverse, D, h, b0, b1, d0, d1):  # type
                 h_t[d] = value
 
 
-@_jit
+@jit
 def _forward_complex(a, a_rows, x, h0, cut, reverse, D, h, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
     T = x.size // h0.size
     for b in range(b0, b1):
@@ -83,7 +72,7 @@ def _forward_complex(a, a_rows, x, h0, cut, reverse, D, h, b0, b1, d0, d1):  # t
                 h_im[d] = new_im
 
 
-@_jit
+@jit
 def _backward_real(a, a_rows, h, h0, cut, reverse, D, dh, dh_last, da, da_sum, dx, dh0, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
     """ĝ_t = dh_t + a_{t+1} ĝ_{t+1};  dx_t = ĝ_t;  da_t = ĝ_t h_{t-1};  dh0 = a_1 ĝ_1."""
     T, n = h.size // h0.size, d1 - d0
@@ -122,7 +111,7 @@ def _backward_real(a, a_rows, h, h0, cut, reverse, D, dh, dh_last, da, da_sum, d
         _row(dh0, b, D, d0, d1)[:] = carry
 
 
-@_jit
+@jit
 def _backward_complex(a, a_rows, h, h0, cut, reverse, D, dh, dh_last, da, da_sum, dx, dh0, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
     """As `_backward_real`, with conj(a) and conj(h): gradients are dL/dRe + i dL/dIm."""
     T, n = h.size // h0.size, d1 - d0

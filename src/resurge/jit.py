@@ -1,0 +1,18 @@
+"""How functions are compiled by numba. Imported only by the modules that hold such functions: numba takes a while."""
+
+from functools import partial
+from typing import Any
+
+import numba
+
+
+def jit(function: Any) -> Any:
+    """`function` compiled at its first call, without the GIL, and kept on disk for later processes.
+
+    A product and a sum may become one fused operation; nothing else of IEEE arithmetic is given up.
+    """
+    compiled = partial(numba.njit, nogil=True, fastmath={"contract"}, error_model="numpy")
+    try:
+        return compiled(cache=True)(function)
+    except RuntimeError:  # no folder that a cache could be written to: compile anew in each process
+        return compiled()(function)
