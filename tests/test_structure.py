@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "resurge"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 # What each part may import of the package. Types of settings (recipes.base) stand below training, recipes above it.
-BASE = {"errors", "files", "paper", "memory"}
+BASE = {"errors", "files", "jit", "paper", "memory"}
 CORE = BASE | {"state", "dispatch"}
 MIDDLE = CORE | {"layer", "ops", "nn", "layers", "models"}
 USES = MIDDLE | {"data", "recipes.base", "resurge"}
@@ -38,7 +38,7 @@ LATER = {  # imported inside functions only
     "recipes": {"training", "inference", "analysis", "recipes"},
     "inference": {"training"},  # for its types
 }
-CORE_PACKAGES = {"torch", "numpy", "resurge", *sys.stdlib_module_names}  # numba inside functions and in cpu.py only
+CORE_PACKAGES = {"torch", "numpy", "resurge", *sys.stdlib_module_names}  # numba in jit.py only
 
 
 def part(module: str) -> str:
@@ -121,7 +121,7 @@ def test_the_core_imports_nothing_optional() -> None:
         owner = part(module_name(file))
         if owner in MIDDLE | {"resurge"} or file == SOURCE / "data" / "base.py":
             packages = {module.split(".")[0] for module in imports(file, nested=False)}
-            if file.name == "cpu.py" or file == SOURCE / "ops" / "threads.py":  # imported when a kernel is called
+            if file == SOURCE / "jit.py":  # imported when a kernel is called
                 packages -= {"numba"}
             assert packages <= CORE_PACKAGES, f"{file.name}: {packages - CORE_PACKAGES}"
 
