@@ -7,7 +7,6 @@ NAMES = {
     "train": "a training step of a deep LRU classifier beside its matrix products, torch.nn.LSTM and JAX",
     "imports": "the time of `import resurge` beside `import torch`",
     "stream_memory": "resident memory over a million streamed steps",
-    "kill": "a training killed at random moments and resumed, against the uninterrupted one",
 }
 
 

@@ -291,6 +291,7 @@ def test_an_answer_comes_before_the_next_line() -> None:
         os.write(sink, line)
         assert len(next(answers)) == 1
     os.write(sink, b"1 2\n1 x\n")
+    assert len(next(answers)) == 1, "the line before a bad one has its answer"
     with pytest.raises(ResurgeError, match="line 4: 'x' is not a number"):
         list(answers)
 
