@@ -96,13 +96,13 @@ def run(config: CopyingConfig) -> dict[str, float]:
 
 
 def check(numbers: dict[str, float]) -> Check:
-    """The gated one solves the task with at most a third of the other's errors and leads far at four times the length.
+    """The gated one solves the task with at most a fifth of the other's errors and leads far at four times the length.
 
     Six seeds: errors of 0.0 to 0.3 % against 6 to 17 %; at four times the length 65 to 93 % right against 25 to 29 %.
     """
     n = numbers
     return Check(
-        holds=n["rglru"] >= 0.97 and 1 - n["rglru"] <= (1 - n["lru"]) / 3 and n["rglru_long"] >= n["lru_long"] + 0.2,
+        holds=n["rglru"] >= 0.97 and 1 - n["rglru"] <= (1 - n["lru"]) / 5 and n["rglru_long"] >= n["lru_long"] + 0.2,
         measured=n["rglru"],
         baseline=n["lru"],
         threshold=0.97,
