@@ -1,9 +1,14 @@
 """Every test runs with uninitialised memory filled with NaN, so that reading what nobody wrote shows."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # Triton's kernels run in its interpreter, on CPU tensors
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)  # the cases are small, and threads that spin for each other make them slow on a busy machine

@@ -208,6 +208,22 @@ def law_backends_agree(layer: RecurrentLayer) -> None:
 
     for name in ("numba", "torch"):
         same(layer, on(name), on("reference"), x, state)
+    if any(not op.startswith("torch.") for op in layer.OPS):  # in Triton's interpreter where there is no GPU: few steps
+        short = x[:1, :5]
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        there = copy.deepcopy(layer).to(device)
+
+        def on_triton(x: Tensor, s: Any) -> tuple[Tensor, Any]:
+            with resurge.backend("triton"):
+                y, last = there(x.to(device), map_tensors(lambda v: v.to(device), s))
+            return y.cpu(), map_tensors(lambda v: v.cpu(), last)
+
+        for (name, a), (_, b) in zip(
+            outputs_and_gradients(there, on_triton, short, resurge.state.select(state, slice(0, 1))),
+            outputs_and_gradients(layer, on("reference"), short, resurge.state.select(state, slice(0, 1))),
+            strict=True,
+        ):
+            assert_close(a.cpu(), b, torch.float64, f"triton: {name}")
 
 
 def law_float32_is_near_float64(layer: RecurrentLayer) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import assert_close
 from torch import Tensor
@@ -15,7 +15,9 @@ import resurge
 from resurge.dispatch import BACKENDS
 from resurge.ops import diagonal_scan, diagonal_scan_pairs
 
-FAST = [name for name in BACKENDS if name != "reference"]
+FAST = [name for name in BACKENDS if name not in ("reference", "triton")]
+PLAIN = [name for name in BACKENDS if name != "triton"]
+DEVICE = {"triton": "cuda" if torch.cuda.is_available() else "cpu"}  # without a GPU, in Triton's interpreter
 
 
 class Case(NamedTuple):
@@ -49,11 +51,12 @@ def make_case(
 
 
 @st.composite
-def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> Case:
+def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float64, *, max_steps: int = 97, max_rows: int = 4) -> Case:
+    lengths = [T for T in (7, 16, 17, 31, 64, 65, 97) if max_steps >= T]
     return make_case(
         draw(st.integers(0, 10**6)),
-        draw(st.integers(1, 4)),
-        draw(st.one_of(st.integers(1, 5), st.sampled_from([7, 16, 17, 31, 64, 65, 97]))),
+        draw(st.integers(1, max_rows)),
+        draw(st.one_of(st.integers(1, 5), st.sampled_from(lengths))),
         draw(st.sampled_from([1, 2, 3, 8, 16, 17, 33])),
         kind=draw(st.sampled_from(["d", "td", "btd"])),
         is_complex=draw(st.booleans()),
@@ -67,19 +70,21 @@ def weighted(h: Tensor, last: Tensor) -> Tensor:
     """A real loss in which every state has a weight of its own, the same ones in every precision."""
     generator = torch.Generator().manual_seed(99)
     wide = torch.complex128 if h.is_complex() else torch.float64
-    weights = [torch.randn(v.shape, generator=generator, dtype=wide).to(v.dtype) for v in (h, last)]
+    weights = [torch.randn(v.shape, generator=generator, dtype=wide).to(v) for v in (h, last)]
     loss = (h * weights[0]).sum() + (last * weights[1]).sum()
     return loss.real if loss.is_complex() else loss
 
 
 def run(case: Case, backend: str, *, last_matters: bool = True) -> list[Tensor]:
     """[h, h_last, da, dx, dh0] on one backend, for fixed random weights of the outputs."""
-    a, x, h0 = (v.detach().clone().requires_grad_() for v in (case.a, case.x, case.h0))
+    device = DEVICE.get(backend, "cpu")
+    a, x, h0 = (v.detach().clone().to(device).requires_grad_() for v in (case.a, case.x, case.h0))
+    reset = None if case.reset is None else case.reset.to(device)
     with resurge.backend(backend):
-        h, last = diagonal_scan(a, x, h0, reset=case.reset, reverse=case.reverse)
+        h, last = diagonal_scan(a, x, h0, reset=reset, reverse=case.reverse)
         loss = weighted(h, last if last_matters else last.detach())
         gradients = torch.autograd.grad(loss, (a, x, h0))
-    return [h, last, *gradients]
+    return [v.cpu() for v in (h, last, *gradients)]
 
 
 NAMES = ("h", "h_last", "da", "dx", "dh0")
@@ -125,7 +130,34 @@ def test_backends_agree_with_the_reference(backend: str, case: Case) -> None:
         assert_close(actual, expected, torch.float64, f"{backend}: {name}")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=12)
+@given(case=cases(max_steps=17, max_rows=2))
+def test_triton_agrees_with_the_reference(case: Case) -> None:
+    for name, actual, expected in zip(NAMES, run(case, "triton"), run(case, "reference"), strict=True):
+        assert_close(actual, expected, torch.float64, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_triton_reads_and_writes_every_precision(dtype: torch.dtype, is_complex: bool) -> None:
+    row = (2, 5) if is_complex else (5,)
+    scan = diagonal_scan_pairs if is_complex else diagonal_scan
+    results = []
+    for backend, kind in (("triton", dtype), ("reference", torch.float64)):
+        generator = torch.Generator().manual_seed(1)
+        device = DEVICE.get(backend, "cpu")
+        a, x = (0.5 * torch.randn(2, 9, *row, generator=generator).to(dtype) for _ in range(2))
+        a, x = (v.to(device, kind).requires_grad_() for v in (a, x))
+        with resurge.backend(backend):
+            h, last = scan(a, x)
+            results.append([h, last, *torch.autograd.grad(weighted(h, last), (a, x))])
+    assert results[0][0].dtype == dtype
+    assert results[0][1].dtype == torch.float32
+    for name, actual, expected in zip(("h", "h_last", "da", "dx"), *results, strict=True):
+        assert_close(actual.cpu(), expected, dtype, name)
+
+
+@pytest.mark.parametrize("backend", PLAIN)
 @given(case=cases(torch.float32))
 def test_float32_is_near_the_float64_reference(backend: str, case: Case) -> None:
     wide = {torch.float32: torch.float64, torch.complex64: torch.complex128}[case.x.dtype]
@@ -134,7 +166,7 @@ def test_float32_is_near_the_float64_reference(backend: str, case: Case) -> None
         assert_close(actual, expected, torch.float32, f"{backend}: {name}")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 @given(case=cases(), cut=st.floats(0, 1))
 def test_any_split_equals_the_whole(backend: str, case: Case, cut: float) -> None:
     T = case.x.shape[1]
@@ -161,7 +193,7 @@ def test_any_split_equals_the_whole(backend: str, case: Case, cut: float) -> Non
         assert_close(actual, expected, torch.float64, name)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("is_complex", [False, True])
 @pytest.mark.parametrize("kind", ["d", "td", "btd"])
 @pytest.mark.parametrize("reverse", [False, True])

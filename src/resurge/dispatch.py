@@ -2,20 +2,24 @@
 
 | backend     | what it is                                                        | serves                        |
 | ----------- | ----------------------------------------------------------------- | ----------------------------- |
-| `numba`     | compiled CPU kernels, forward and backward                        | CPU, float32 and float64      |
-| `torch`     | a blocked parallel scan in plain PyTorch, composable              | every device; vmap, jvp, ...  |
+| `triton`    | compiled GPU kernels, forward and backward                        | CUDA, all float types         |
+| `numba`     | compiled CPU kernels, forward and backward                        | CPU, all float types          |
+| `torch`     | a parallel form in plain PyTorch, composable                      | every device; vmap, jvp, ...  |
 | `reference` | the definition: a plain loop over time                            | tests, by `backend("reference")` |
 
-Lower precisions enter every backend as float32. When a kernel that one would expect is not there, `torch`
-serves and says why in one warning a reason.
+States are carried in float32 (float64 for float64) by all of them. When a kernel that one would expect is not there,
+`torch` serves and says why in one warning a reason.
 """
 
 import importlib
+import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -23,8 +27,8 @@ from torch import Tensor, nn
 
 from resurge.errors import ResurgeError, unknown
 
-BACKENDS = ("numba", "torch", "reference")
-_NUMBA_FOUND = find_spec("numba") is not None
+BACKENDS = ("triton", "numba", "torch", "reference")
+_FOUND = {"cpu": find_spec("numba") is not None, "cuda": find_spec("triton") is not None}
 _forced: str | None = None
 
 
@@ -72,17 +76,47 @@ def numba_missing() -> str:
     return ""
 
 
+@cache
+def triton_missing() -> str:
+    """Why Triton's kernels cannot be used here, or an empty string if they can."""
+    try:
+        importlib.import_module("triton")
+    except Exception as error:
+        return f"triton cannot be imported ({error})"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")):
+        return "triton needs a C compiler, and none was found (gcc, clang, or the one that CC names)"
+    return ""
+
+
+@cache
+def interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter, on CPU tensors too: set by TRITON_INTERPRET=1 at the start."""
+    return not triton_missing() and bool(importlib.import_module("triton").knobs.runtime.interpret)
+
+
 def choose(device_type: str, dtype: torch.dtype) -> Choice:
     """The backend for tensors of this device and dtype, without warning about it."""
     if _forced is not None:
         if _forced == "numba" and device_type != "cpu":
             raise ResurgeError(f"backend 'numba' serves CPU tensors, and was given tensors on '{device_type}'")
+        if _forced == "triton" and device_type != "cuda" and not interpreted():
+            raise ResurgeError(f"backend 'triton' serves CUDA tensors, and was given tensors on '{device_type}'")
         return Choice(_forced, f'forced by backend("{_forced}")')
+    if device_type == "cuda":
+        if triton_missing():
+            return Choice("torch", triton_missing(), fallback=True)
+        return Choice("triton", f"CUDA tensors, {dtype}")
     if device_type != "cpu":
-        return Choice("torch", f"there is no kernel for '{device_type}' yet", fallback=True)
+        return Choice("torch", f"there is no kernel for '{device_type}'", fallback=True)
     if numba_missing():
         return Choice("torch", numba_missing(), fallback=True)
-    return Choice("numba", f"CPU tensors, {dtype} (lower precisions are computed in float32)")
+    return Choice("numba", f"CPU tensors, {dtype} (float16 and bfloat16 are computed in float32)")
+
+
+def kernels(op: str, x: Tensor) -> ModuleType:
+    """The module with the kernels of `op` that serve `x`: `cpu` (numba) or `gpu` (Triton)."""
+    on_gpu = x.is_cuda or _forced == "triton"
+    return importlib.import_module(f"resurge.ops.{op}.{'gpu' if on_gpu else 'cpu'}")
 
 
 def transformed() -> bool:
@@ -93,10 +127,10 @@ def transformed() -> bool:
 def select(x: Tensor) -> str:
     """The name of the backend that serves an op on `x`; a fallback is told once a reason."""
     if torch.compiler.is_compiling():  # traced: no import, no warning, no transform to look for
-        kernel = _NUMBA_FOUND and x.device.type == "cpu"
-        return _forced or ("numba" if kernel else "torch")
+        kernel = {"cpu": "numba", "cuda": "triton"}.get(x.device.type) if _FOUND.get(x.device.type) else None
+        return _forced or kernel or "torch"
     choice = choose(x.device.type, x.dtype)
-    if choice.backend == "numba" and transformed():
+    if choice.backend in ("numba", "triton") and transformed():
         choice = Choice("torch", "vmap and forward-mode differentiation need a composable form", fallback=True)
     if choice.fallback:
         _warn_once(choice.reason)
@@ -110,12 +144,19 @@ def _warn_once(reason: str) -> None:
 
 def backends() -> list[Backend]:
     """What serves what on this machine, and why another does not."""
-    missing = numba_missing()
+    no_numba, no_triton = numba_missing(), triton_missing() or ("" if torch.cuda.is_available() else "no CUDA device")
     return [
-        Backend("numba", "CPU: float32, float64; bfloat16 and float16 as float32", not missing, missing or "ready"),
+        Backend("triton", "CUDA: float32, float64, bfloat16, float16", not no_triton, no_triton or "ready"),
+        Backend("numba", "CPU: float32, float64; bfloat16, float16 as float32", not no_numba, no_numba or _cached()),
         Backend("torch", "every device, dtype and functorch transform", True, "ready"),
         Backend("reference", 'tests and comparisons, by resurge.backend("reference")', True, "ready"),
     ]
+
+
+def _cached() -> str:
+    """Whether numba's compiled kernels can be kept on disk."""
+    jit = importlib.import_module("resurge.jit")
+    return "ready" if jit.cache_is_writable() else "ready; compiled anew in each process, for want of a cache folder"
 
 
 def explain(layer: nn.Module, x: Tensor) -> str:

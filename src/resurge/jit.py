@@ -1,9 +1,19 @@
 """How functions are compiled by numba. Imported only by the modules that hold such functions: numba takes a while."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numba
+
+
+@cache
+def cache_is_writable() -> bool:
+    """Whether numba finds a folder to keep compiled kernels in."""
+    try:
+        numba.njit(cache=True)(cache_is_writable.__wrapped__)
+    except RuntimeError:
+        return False
+    return True
 
 
 def jit(function: Any) -> Any:

@@ -7,9 +7,10 @@ only: autocast, `torch.compile` and export have no complex kernels to speak of.
 import torch
 from torch import Tensor
 
-from resurge.dispatch import select
+from resurge.dispatch import kernels, select
 from resurge.errors import ResurgeError
-from resurge.ops.diagonal import gpu, reference
+from resurge.ops.diagonal import composable, reference
+from resurge.ops.gradient import again
 
 
 def diagonal_scan(
@@ -109,7 +110,9 @@ def _scan(a: Tensor, x: Tensor, h0: Tensor | None, reset: Tensor | None, reverse
     if reverse and reset is not None:  # seen from the other side, the link between t-1 and t belongs to t-1
         cut = torch.cat([reset[:, 1:], torch.zeros_like(reset[:, :1])], 1)
     serving = select(x)
-    if serving == "numba":
+    if serving == "triton" and dtype == torch.float32:  # its kernels read and write half precision themselves
+        h, h_last = _diagonal_scan(a, x, h0, cut, reverse)
+    elif serving in ("triton", "numba"):
         h, h_last = _diagonal_scan(a.to(dtype), x.to(dtype), h0, cut, reverse)
     else:
         h, h_last = _composable(serving, a.to(dtype), x.to(dtype), h0, cut, reverse)
@@ -120,7 +123,7 @@ def _composable(
     serving: str, a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool
 ) -> tuple[Tensor, Tensor]:
     """The scan as plain PyTorch, differentiable any number of times and in any mode."""
-    scan = reference.scan if serving == "reference" else gpu.scan
+    scan = reference.scan if serving == "reference" else composable.scan
     if x.dim() == 3:
         return scan(a, x, h0, cut, reverse)
     h, h_last = scan(_complex(a), _complex(x), _complex(h0), cut, reverse)
@@ -129,24 +132,21 @@ def _composable(
 
 @torch.library.custom_op("resurge::diagonal_scan", mutates_args=())
 def _diagonal_scan(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
-    from resurge.ops.diagonal import cpu
-
-    h = cpu.forward(a, x, h0, cut, reverse)
-    return h, h[:, 0 if reverse else -1].clone()
+    outputs: tuple[Tensor, Tensor] = kernels("diagonal", x).forward(a, x, h0, cut, reverse)
+    return outputs
 
 
 @_diagonal_scan.register_fake
 def _(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(h0.shape)
+    return x.new_empty(x.shape), h0.new_empty(h0.shape)
 
 
 @torch.library.custom_op("resurge::diagonal_scan_backward", mutates_args=())
 def _diagonal_scan_backward(
     a: Tensor, h: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, dh: Tensor, dh_last: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from resurge.ops.diagonal import cpu
-
-    return cpu.backward(a, h, h0, cut, reverse, dh, dh_last)
+    gradients: tuple[Tensor, Tensor, Tensor] = kernels("diagonal", h).backward(a, h, h0, cut, reverse, dh, dh_last)
+    return gradients
 
 
 @_diagonal_scan_backward.register_fake
@@ -164,11 +164,13 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _backward(ctx, dh: Tensor, dh_last: Tensor):  # type: ignore[no-untyped-def]
     a, x, h0, cut, h = ctx.saved_tensors
-    if torch.is_grad_enabled():  # create_graph: differentiate the composable form, which can be differentiated again
-        with torch.enable_grad():
-            a, x, h0 = (v if v.requires_grad else v.detach().requires_grad_() for v in (a, x, h0))
-            outputs = _composable("torch", a, x, h0, cut, ctx.reverse)
-            da, dx, dh0 = torch.autograd.grad(outputs, (a, x, h0), (dh, dh_last), create_graph=True)
+    if torch.is_grad_enabled():
+
+        def scan(a: Tensor, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+            h, h_last = _composable("torch", a.to(h0.dtype), x.to(h0.dtype), h0, cut, ctx.reverse)
+            return h.to(x.dtype), h_last
+
+        da, dx, dh0 = again(scan, (a, x, h0), (dh, dh_last))
     else:
         da, dx, dh0 = _diagonal_scan_backward(a, h, h0, cut, ctx.reverse, dh, dh_last)
     return da, dx, dh0, None, None

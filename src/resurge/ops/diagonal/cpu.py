@@ -178,14 +178,14 @@ def _cut(cut: Tensor | None) -> np.ndarray:
     return np.empty(0, np.bool_) if cut is None else _flat(cut)
 
 
-def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool) -> Tensor:
-    """All states h, shaped as x: (B, T, D), or (B, T, 2, D) for real and imaginary parts."""
+def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
+    """All states h, shaped as x: (B, T, D), or (B, T, 2, D) for real and imaginary parts; and the last one."""
     h = torch.empty_like(x, memory_format=torch.contiguous_format)
     B, D = x.shape[0], x.shape[-1]
     kernel = _forward_complex if x.dim() == 4 else _forward_real
     arguments = (_flat(a), _a_rows(a), _flat(x), _flat(h0), _cut(cut), reverse, D, _flat(h))
     run(kernel, arguments, B, D, x.numel())
-    return h
+    return h, h[:, 0 if reverse else -1].clone()
 
 
 def backward(

@@ -1,41 +1,280 @@
-"""The diagonal scan as a blocked parallel scan in plain PyTorch: the form for devices without a kernel of their
-own, and the composable one (vmap, jvp, double backward) everywhere."""
+"""Triton kernels of the diagonal scan.
 
-import math
+A program owns BLOCK_D channels of one row of the batch, over one piece of the steps, and walks through them with the
+state in registers; UNROLL loads are under way before the first is used. Where batch and channels are too few to fill
+the device, time is cut into pieces: `diagonal_summary` finds each piece's affine map of the state, a scan over the
+pieces (the same kernel) carries the state across, and every piece then starts from its own.
+
+Steps are counted along the scan: step k is at t = k, or at T - 1 - k in reverse. A complex row is D real parts, then
+D imaginary parts. Sums run in the type of the carried state; offsets have 64 bits.
+"""
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
-from torch.nn.functional import pad
+
+from resurge.ops.launch import chunks, launch
 
 
-def scan(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
-    """Same arguments and result as `reference.scan`, in about 2 sqrt(T) sequential steps.
+@triton.jit
+def _load(pointer, offset, D, mask, dtype: tl.constexpr, COMPLEX: tl.constexpr):
+    re = tl.load(pointer + offset, mask, 0.0).to(dtype)
+    im = re
+    if COMPLEX:
+        im = tl.load(pointer + offset + D, mask, 0.0).to(dtype)
+    return re, im
 
-    T is cut into blocks of about sqrt(T) steps. All blocks are scanned at once from a state of zero, along with
-    the running products of their coefficients; then the carry runs over the blocks: h = local + product * carry.
-    Products are only ever multiplied, never divided by, so that they may underflow.
+
+@triton.jit
+def _linked(cut, at, mask, CUT: tl.constexpr):
+    """Whether the state passes between this step and the one before it along the scan."""
+    linked = mask
+    if CUT:
+        linked = tl.load(cut + at, mask, 0) == 0
+    return linked
+
+
+@triton.jit
+def _store(pointer, offset, D, mask, re, im, COMPLEX: tl.constexpr):
+    tl.store(pointer + offset, re.to(pointer.dtype.element_ty), mask)
+    if COMPLEX:
+        tl.store(pointer + offset + D, im.to(pointer.dtype.element_ty), mask)
+
+
+@triton.jit
+def _times(a_re, a_im, b_re, b_im, COMPLEX: tl.constexpr):
+    re, im = a_re * b_re, b_im
+    if COMPLEX:
+        re = a_re * b_re - a_im * b_im
+        im = a_re * b_im + a_im * b_re
+    return re, im
+
+
+@triton.jit
+def _place(T, D, length, pieces, BLOCK_D: tl.constexpr):
+    """(row of the batch, piece, first and last step, channels) of this program."""
+    blocks = tl.cdiv(D, BLOCK_D)
+    program = tl.program_id(0)
+    d = (program % blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
+    piece = (program // blocks) % pieces
+    b = (program // blocks // pieces).to(tl.int64)
+    start = piece * length
+    return b, piece, start, tl.minimum(start + length, T), d
+
+
+@triton.jit(do_not_specialize=["T", "length", "pieces"])
+def diagonal_summary(
+    a, x, cut, gain, end, T, D, length, pieces, a_b, a_t,
+    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, BACKWARD: tl.constexpr, CUT: tl.constexpr,
+    BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """A piece as the map state -> gain * state + end. BACKWARD: of the gradient carried from behind."""
+    R: tl.constexpr = 2 if COMPLEX else 1
+    b, piece, start, stop, d = _place(T, D, length, pieces, BLOCK_D)
+    dtype: tl.constexpr = end.dtype.element_ty
+    inside = d < D
+    p_re, p_im = tl.full([BLOCK_D], 1.0, dtype), tl.full([BLOCK_D], 0.0, dtype)
+    e_re, e_im = tl.full([BLOCK_D], 0.0, dtype), tl.full([BLOCK_D], 0.0, dtype)
+    for k in range(0, stop - start, UNROLL):
+        loaded = ()
+        for u in tl.static_range(UNROLL):
+            step = stop - 1 - k - u if BACKWARD else start + k + u
+            t = T - 1 - step if REVERSE else step
+            mask = inside & (k + u < stop - start)
+            loaded = loaded + (
+                _load(a, (b * a_b + t * a_t) * R * D + d, D, mask, dtype, COMPLEX),
+                _load(x, (b * T + t) * R * D + d, D, mask, dtype, COMPLEX),
+                _linked(cut, b * T + t, k + u < stop - start, CUT),
+            )
+        for u in tl.static_range(UNROLL):
+            within = k + u < stop - start
+            a_re, a_im = loaded[3 * u]
+            x_re, x_im = loaded[3 * u + 1]
+            n_re, n_im = e_re, e_im
+            if BACKWARD:
+                a_im = -a_im
+                n_re, n_im = e_re + x_re, e_im + x_im
+            n_re, n_im = _times(a_re, a_im, n_re, n_im, COMPLEX)
+            q_re, q_im = _times(a_re, a_im, p_re, p_im, COMPLEX)
+            if CUT:
+                linked = loaded[3 * u + 2]
+                n_re, n_im = tl.where(linked, n_re, 0.0), tl.where(linked, n_im, 0.0)
+                q_re, q_im = tl.where(linked, q_re, 0.0), tl.where(linked, q_im, 0.0)
+            if not BACKWARD:
+                n_re, n_im = n_re + x_re, n_im + x_im
+            e_re, e_im = tl.where(within, n_re, e_re), tl.where(within, n_im, e_im)
+            p_re, p_im = tl.where(within, q_re, p_re), tl.where(within, q_im, p_im)
+    at = (b * pieces + piece) * R * D + d
+    _store(gain, at, D, inside, p_re, p_im, COMPLEX)
+    _store(end, at, D, inside, e_re, e_im, COMPLEX)
+
+
+@triton.jit(do_not_specialize=["T", "length", "pieces"])
+def diagonal_forward(
+    a, x, h0, cut, h, last, T, D, length, pieces, a_b, a_t,
+    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, CUT: tl.constexpr,
+    BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """h_t = a_t h_{t-1} + x_t from the state h0 (B, pieces, ...) before each piece."""
+    R: tl.constexpr = 2 if COMPLEX else 1
+    b, piece, start, stop, d = _place(T, D, length, pieces, BLOCK_D)
+    dtype: tl.constexpr = h0.dtype.element_ty
+    inside = d < D
+    re, im = _load(h0, (b * pieces + piece) * R * D + d, D, inside, dtype, COMPLEX)
+    for first in range(start, stop, UNROLL):
+        loaded = ()
+        for u in tl.static_range(UNROLL):
+            step = first + u
+            t = T - 1 - step if REVERSE else step
+            mask = inside & (step < stop)
+            loaded = loaded + (
+                _load(a, (b * a_b + t * a_t) * R * D + d, D, mask, dtype, COMPLEX),
+                _load(x, (b * T + t) * R * D + d, D, mask, dtype, COMPLEX),
+                _linked(cut, b * T + t, step < stop, CUT),
+            )
+        for u in tl.static_range(UNROLL):
+            step = first + u
+            t = T - 1 - step if REVERSE else step
+            if CUT:
+                re, im = tl.where(loaded[3 * u + 2], re, 0.0), tl.where(loaded[3 * u + 2], im, 0.0)
+            n_re, n_im = _times(loaded[3 * u][0], loaded[3 * u][1], re, im, COMPLEX)
+            n_re, n_im = n_re + loaded[3 * u + 1][0], n_im + loaded[3 * u + 1][1]
+            re, im = tl.where(step < stop, n_re, re), tl.where(step < stop, n_im, im)
+            _store(h, (b * T + t) * R * D + d, D, inside & (step < stop), re, im, COMPLEX)
+    if piece == pieces - 1:
+        _store(last, b * R * D + d, D, inside, re, im, COMPLEX)
+
+
+@triton.jit(do_not_specialize=["T", "length", "pieces"])
+def diagonal_backward(
+    a, h, h0, cut, dh, carry, da, dx, dh0, T, D, length, pieces, a_b, a_t,
+    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, CUT: tl.constexpr, CONSTANT: tl.constexpr,
+    BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """g_t = dh_t + conj(a_{t+1}) g_{t+1};  dx_t = g_t;  da_t = g_t conj(h_{t-1}), summed over the piece if CONSTANT.
+
+    `carry` (B, pieces, ...) is conj(a) g from behind each piece; `dh0` the same in front of the first.
     """
-    T, D = x.shape[1:]
-    if cut is not None:
-        a = torch.where(cut[..., None], torch.zeros((), dtype=a.dtype, device=a.device), a)
-    if reverse:
-        a, x = a.flip(1), x.flip(1)
-    block = max(1, math.isqrt(T))
-    blocks = -(-T // block)
-    a = a.expand(a.shape[0], T, D)
-    padding = blocks * block - T
-    if padding:  # a = 1 and x = 0 carry the state on unchanged
-        a = torch.cat([a, a.new_ones(()).expand(a.shape[0], padding, D)], 1)
-        x = pad(x, (0, 0, 0, padding))
-    a_at = a.unflatten(1, (blocks, block)).unbind(2)
-    x_at = x.unflatten(1, (blocks, block)).unbind(2)
-    local, product = [x_at[0]], [a_at[0]]
-    for i in range(1, block):
-        local.append(a_at[i] * local[-1] + x_at[i])
-        product.append(a_at[i] * product[-1])
-    carries = [h0]
-    for end, gain in zip(local[-1].unbind(1), product[-1].unbind(1), strict=True):
-        carries.append(gain * carries[-1] + end)
-    carried = torch.stack(carries[:-1], 1)[:, :, None]
-    h = (torch.stack(local, 2) + torch.stack(product, 2) * carried).flatten(1, 2)[:, :T]
-    return (h.flip(1) if reverse else h), carries[-1]
+    R: tl.constexpr = 2 if COMPLEX else 1
+    b, piece, start, stop, d = _place(T, D, length, pieces, BLOCK_D)
+    dtype: tl.constexpr = h0.dtype.element_ty
+    inside = d < D
+    g_re, g_im = _load(carry, (b * pieces + piece) * R * D + d, D, inside, dtype, COMPLEX)
+    s_re, s_im = tl.full([BLOCK_D], 0.0, dtype), tl.full([BLOCK_D], 0.0, dtype)
+    for k in range(0, stop - start, UNROLL):
+        loaded = ()
+        for u in tl.static_range(UNROLL):
+            step = stop - 1 - k - u
+            t = T - 1 - step if REVERSE else step
+            mask = inside & (step >= start)
+            before = t + 1 if REVERSE else t - 1
+            h_re, h_im = _load(h, (b * T + before) * R * D + d, D, mask & (step > 0), dtype, COMPLEX)
+            i_re, i_im = _load(h0, b * R * D + d, D, mask & (step == 0), dtype, COMPLEX)
+            loaded = loaded + (
+                _load(a, (b * a_b + t * a_t) * R * D + d, D, mask, dtype, COMPLEX),
+                _load(dh, (b * T + t) * R * D + d, D, mask, dtype, COMPLEX),
+                (h_re + i_re, h_im + i_im),
+                _linked(cut, b * T + t, step >= start, CUT),
+            )
+        for u in tl.static_range(UNROLL):
+            step = stop - 1 - k - u
+            t = T - 1 - step if REVERSE else step
+            mask = inside & (step >= start)
+            a_re, a_im = loaded[4 * u]
+            h_re, h_im = loaded[4 * u + 2]
+            if CUT:
+                h_re, h_im = tl.where(loaded[4 * u + 3], h_re, 0.0), tl.where(loaded[4 * u + 3], h_im, 0.0)
+            g_re, g_im = loaded[4 * u + 1][0] + g_re, loaded[4 * u + 1][1] + g_im
+            _store(dx, (b * T + t) * R * D + d, D, mask, g_re, g_im, COMPLEX)
+            w_re, w_im = _times(h_re, -h_im, g_re, g_im, COMPLEX)
+            if CONSTANT:
+                s_re, s_im = s_re + tl.where(mask, w_re, 0.0), s_im + tl.where(mask, w_im, 0.0)
+            else:
+                _store(da, (b * T + t) * R * D + d, D, mask, w_re, w_im, COMPLEX)
+            n_re, n_im = _times(a_re, -a_im, g_re, g_im, COMPLEX)
+            if CUT:
+                n_re, n_im = tl.where(loaded[4 * u + 3], n_re, 0.0), tl.where(loaded[4 * u + 3], n_im, 0.0)
+            g_re, g_im = tl.where(mask, n_re, g_re), tl.where(mask, n_im, g_im)
+    if CONSTANT:
+        _store(da, (b * pieces + piece) * R * D + d, D, inside, s_re, s_im, COMPLEX)
+    if piece == 0:
+        _store(dh0, b * R * D + d, D, inside, g_re, g_im, COMPLEX)
+
+
+def _rows(a: Tensor) -> tuple[int, int]:
+    """How many rows of `a` (1 or B, 1 or T, ...) lie between two rows of the batch, and between two steps."""
+    return (a.shape[1] if a.shape[0] > 1 else 0), (1 if a.shape[1] > 1 else 0)
+
+
+class _Plan:
+    """The sizes that every kernel of one call shares."""
+
+    def __init__(self, a: Tensor, x: Tensor, cut: Tensor | None, reverse: bool, pieces: int | None = None) -> None:
+        self.B, self.T, self.D = x.shape[0], x.shape[1], x.shape[-1]
+        programs = self.B * -(-self.D // 128)
+        wanted = chunks(programs, self.T, x.device) if pieces is None else pieces
+        self.length = -(-self.T // wanted)
+        self.pieces = -(-self.T // self.length)
+        self.sizes = (self.T, self.D, self.length, self.pieces, *_rows(a))
+        self.flags = {"COMPLEX": x.dim() == 4, "REVERSE": reverse, "CUT": cut is not None}
+
+    def grid(self, parameters: dict[str, int]) -> int:
+        return self.B * self.pieces * triton.cdiv(self.D, parameters["BLOCK_D"])
+
+
+def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
+    """All states h, shaped as x: (B, T, D), or (B, T, 2, D) for real and imaginary parts; and the last one."""
+    a, x, h0 = a.contiguous(), x.contiguous(), h0.contiguous()
+    cut = None if cut is None else cut.contiguous()
+    plan = _Plan(a, x, cut, reverse)
+    h, last = torch.empty_like(x), torch.empty_like(h0)
+    starts = _carried(plan, a, x, h0, cut, backward=False) if plan.pieces > 1 else h0
+    launch(diagonal_forward, plan.grid, a, x, starts, cut, h, last, *plan.sizes, **plan.flags)
+    return h, last
+
+
+def _carried(plan: _Plan, a: Tensor, x: Tensor, first: Tensor, cut: Tensor | None, *, backward: bool) -> Tensor:
+    """The state with which each piece starts, (B, pieces, ...)."""
+    gain = first.new_empty(plan.B, plan.pieces, *first.shape[1:])
+    end = torch.empty_like(gain)
+    launch(diagonal_summary, plan.grid, a, x, cut, gain, end, *plan.sizes, **plan.flags, BACKWARD=backward)
+    across = _Plan(gain, end, None, backward, pieces=1)
+    states = torch.empty_like(end)
+    launch(
+        diagonal_forward,
+        across.grid,
+        gain,
+        end,
+        first,
+        None,
+        states,
+        torch.empty_like(first),
+        *across.sizes,
+        **across.flags,
+    )
+    if backward:
+        return torch.cat([states[:, 1:], first[:, None]], 1)
+    return torch.cat([first[:, None], states[:, :-1]], 1)
+
+
+def backward(
+    a: Tensor, h: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, dh: Tensor, dh_last: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(da shaped as a, dx shaped as h, dh0 shaped as h0) from the gradients of all states and of the last."""
+    a, h, h0, dh, dh_last = (v.contiguous() for v in (a, h, h0, dh, dh_last))
+    cut = None if cut is None else cut.contiguous()
+    plan = _Plan(a, h, cut, reverse)
+    constant = a.shape[1] == 1
+    carry = _carried(plan, a, dh, dh_last, cut, backward=True) if plan.pieces > 1 else dh_last
+    dx, dh0 = torch.empty_like(h), torch.empty_like(h0)
+    da = h0.new_empty(plan.B, plan.pieces if constant else plan.T, *h0.shape[1:])
+    launch(
+        diagonal_backward, plan.grid, a, h, h0, cut, dh, carry, da, dx, dh0, *plan.sizes, **plan.flags,
+        CONSTANT=constant,
+    )  # fmt: skip
+    if constant:
+        da = da.sum(1, keepdim=True)
+    if a.shape[0] == 1 and plan.B > 1:
+        da = da.sum(0, keepdim=True)
+    return da.to(a.dtype), dx, dh0

@@ -1,0 +1,152 @@
+"""Compiles every Triton kernel ahead of time, where there need be no GPU: registers, shared memory, spills.
+
+Each op is called forward and backward with its launches written down instead of run; what was written down is compiled
+for each architecture with the arguments' types. A kernel that spills registers to memory fails.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+ARCHITECTURES = (80, 90)
+_TYPES = {
+    torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16",
+    torch.bool: "*i1", torch.int32: "*i32", torch.int64: "*i64",
+}  # fmt: skip
+
+
+class Compiled(NamedTuple):
+    """One kernel for one architecture."""
+
+    op: str
+    kernel: str
+    dtype: str
+    constants: str
+    sm: int
+    registers: int
+    shared_bytes: int
+    spilled_bytes: int
+
+
+def diagonal(dtype: torch.dtype) -> None:
+    from resurge.ops import diagonal_scan, diagonal_scan_pairs
+
+    B, T, D = 1, 64, 128  # few channels, so that time is cut into pieces
+    for scan, row in ((diagonal_scan, (D,)), (diagonal_scan_pairs, (2, D))):
+        for steps in ((), (B, T)):
+            for cut, reverse in ((None, False), (torch.zeros(B, T, dtype=torch.bool), True)):
+                a, x, h0 = _leaf((*steps, *row), dtype if steps else None), _leaf((B, T, *row), dtype), _leaf((B, *row))
+                _backward(scan(a, x, h0, reset=cut, reverse=reverse))
+
+
+CASES: dict[str, Callable[[torch.dtype], None]] = {"diagonal_scan": diagonal}
+
+
+def _leaf(shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+    return torch.zeros(shape, dtype=dtype or torch.float32, requires_grad=True)
+
+
+def _backward(outputs: tuple[Tensor, ...]) -> None:
+    sum(v.float().sum() for v in outputs).backward()  # type: ignore[union-attr]
+
+
+def compile_all(ops: list[str], dtypes: list[torch.dtype]) -> Iterator[Compiled]:
+    """Every distinct kernel of the ops, compiled for each architecture."""
+    import resurge
+    from resurge import dispatch
+    from resurge.ops.launch import recording
+
+    dispatch.interpreted = lambda: True  # type: ignore[assignment]  # nothing runs, so that any device will do
+    for op in ops:
+        for dtype in dtypes:
+            with recording() as launches, resurge.backend("triton"):
+                CASES[op](dtype)
+            seen = {}
+            for launch in launches:
+                seen[launch.kernel.fn.__name__, _signature(launch)] = launch
+            for launch in seen.values():
+                for sm in ARCHITECTURES:
+                    yield _compile(op, dtype, launch, sm)
+
+
+def _signature(launch: Any) -> tuple[Any, ...]:
+    types = tuple(_TYPES[v.dtype] if isinstance(v, Tensor) else type(v).__name__ for v in launch.arguments)
+    return (*types, *sorted(launch.constants.items()))
+
+
+def _compile(op: str, dtype: torch.dtype, launch: Any, sm: int) -> Compiled:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel, constants = launch.kernel, dict(launch.constants)
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
+    signature: dict[str, str] = {}
+    attributes: dict[tuple[int], list[list[Any]]] = {}
+    for i, (name, value) in enumerate(zip(kernel.arg_names, launch.arguments, strict=False)):
+        if value is None or isinstance(value, bool):
+            signature[name] = "constexpr"
+            constants[name] = value
+        elif isinstance(value, Tensor):
+            signature[name] = _TYPES[value.dtype]
+            attributes[(i,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "fp32" if isinstance(value, float) else "i32"
+    signature |= dict.fromkeys([name for name in kernel.arg_names if name in launch.constants], "constexpr")
+    source = ASTSource(kernel, signature, {(kernel.arg_names.index(k),): v for k, v in constants.items()}, attributes)
+    made = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
+    registers, spilled = _resources(made.asm["ptx"], sm)
+    flags = ", ".join(f"{k}={v}" for k, v in launch.constants.items() if k not in options)
+    return Compiled(op, kernel.fn.__name__, str(dtype)[6:], flags, sm, registers, made.metadata.shared, spilled)
+
+
+def _resources(ptx: str, sm: int) -> tuple[int, int]:
+    """Registers a thread, and the bytes that a thread spills to memory."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        source.write_text(ptx)
+        name = f"sm_{sm}a" if sm >= 90 else f"sm_{sm}"
+        command = [str(tool), "-v", f"--gpu-name={name}", str(source), "-o", str(target)]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    registers, stores = re.search(r"Used (\d+) registers", told), re.search(r"(\d+) bytes spill stores", told)
+    if registers is None or stores is None:
+        raise RuntimeError(f"ptxas did not tell registers and spills:\n{told}")
+    return int(registers[1]), int(stores[1])
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks kernels", description=__doc__)
+    parser.add_argument("--op", choices=CASES, action="append", help="only this op")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], action="append", help="only this type of inputs")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args(words)
+    dtypes = [getattr(torch, name) for name in arguments.dtype or ["float32", "bfloat16"]]
+    made = []
+    for compiled in compile_all(arguments.op or list(CASES), dtypes):
+        made.append(compiled)
+        print(
+            f"{compiled.kernel:28s} {compiled.dtype:9s} sm_{compiled.sm}  {compiled.registers:3d} registers "
+            f"{compiled.shared_bytes:6d} B shared {compiled.spilled_bytes:5d} B spilled  {compiled.constants}",
+            flush=True,
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps([compiled._asdict() for compiled in made], indent=1) + "\n")
+    spilled = [compiled for compiled in made if compiled.spilled_bytes]
+    print(f"{len(made)} kernels compiled, {len(spilled)} of them spill")
+    if spilled:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Elementary functions for numba kernels, of a form that LLVM turns into vector instructions in float32.
+
+numba's own `math.exp` is a call into the C library for every number, ten times slower. In float64, which is for
+tests, they are numba's own.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+_FLAGS: Any = {"fastmath": {"contract"}, "error_model": "numpy"}
+_LOG2E = np.float32(1.44269504)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # the first with 10 bits: n * it is exact
+_ROUND = np.float32(12582912.0)  # 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+_LARGEST, _SMALLEST = np.float32(88.72284), np.float32(-103.98)
+_HALF, _ONE, _ZERO = np.float32(0.5), np.float32(1), np.float32(0)
+_INFINITY = np.float32(np.inf)
+_P = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
+
+
+def exp(x: float) -> float:
+    """e^x within 1.5 units in the last place; 0 for -inf, inf beyond the range, NaN for NaN."""
+    return math.exp(x)
+
+
+@overload(exp, jit_options=_FLAGS)
+def _exp(x):  # type: ignore[no-untyped-def]
+    if x != types.float32:
+        return lambda x: math.exp(x)
+
+    def exp32(x):  # type: ignore[no-untyped-def]
+        y = x if x > _SMALLEST else _SMALLEST
+        y = y if y < _LARGEST else _LARGEST
+        n = (y * _LOG2E + _ROUND) - _ROUND
+        r = y - n * _LN2_HIGH - n * _LN2_LOW
+        p = _P[7]
+        p = p * r + _P[6]
+        p = p * r + _P[5]
+        p = p * r + _P[4]
+        p = p * r + _P[3]
+        p = p * r + _HALF
+        p = p * r + _ONE
+        p = p * r + _ONE
+        # 2^n in two factors: n reaches from -150, where results are denormal, to 128
+        half = np.int32(n) >> np.int32(1)
+        rest = np.int32(n) - half
+        p *= np.int32((half + np.int32(127)) << np.int32(23)).view(np.float32)
+        p *= np.int32((rest + np.int32(127)) << np.int32(23)).view(np.float32)
+        p = p if x > _SMALLEST else _ZERO
+        p = p if x <= _LARGEST else _INFINITY
+        return p if x == x else x
+
+    return exp32
+
+
+def one_minus_exp(x: float) -> float:
+    """1 - e^x with all its digits for x <= 0 near 0."""
+    return -math.expm1(x)
+
+
+@overload(one_minus_exp, jit_options=_FLAGS)
+def _one_minus_exp(x):  # type: ignore[no-untyped-def]
+    if x != types.float32:
+        return lambda x: -math.expm1(x)
+
+    def one_minus_exp32(x):  # type: ignore[no-untyped-def]
+        p = _P[7]
+        p = p * x + _P[6]
+        p = p * x + _P[5]
+        p = p * x + _P[4]
+        p = p * x + _P[3]
+        p = p * x + _HALF
+        p = p * x + _ONE
+        return -(p * x) if x > np.float32(-0.5) else _ONE - exp(x)
+
+    return one_minus_exp32
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + e^-x)."""
+    return 1 / (1 + math.exp(-x))
+
+
+@overload(sigmoid, jit_options=_FLAGS)
+def _sigmoid(x):  # type: ignore[no-untyped-def]
+    if x != types.float32:
+        return lambda x: 1 / (1 + math.exp(-x))
+    return lambda x: _ONE / (_ONE + exp(-x))
