@@ -47,7 +47,27 @@ def diagonal(dtype: torch.dtype) -> None:
                 _backward(scan(a, x, h0, reset=cut, reverse=reverse))
 
 
-CASES: dict[str, Callable[[torch.dtype], None]] = {"diagonal_scan": diagonal}
+def decay(dtype: torch.dtype) -> None:
+    from resurge.ops import decay_scan, normalized_decay_scan
+
+    for scan in (decay_scan, normalized_decay_scan):
+        log_a, x, h0 = _leaf((1, 64, 128)), _leaf((1, 64, 128), dtype), _leaf((1, 128))
+        _backward(scan(log_a, x, h0))
+
+
+def short_conv(dtype: torch.dtype) -> None:
+    from resurge.ops import short_conv
+
+    for K in (2, 4, 8):
+        for reset in (None, torch.zeros(1, 64, dtype=torch.bool)):
+            _backward(short_conv(_leaf((1, 64, 128), dtype), _leaf((128, K)), reset=reset))
+
+
+CASES: dict[str, Callable[[torch.dtype], None]] = {
+    "diagonal_scan": diagonal,
+    "decay_scan": decay,
+    "short_conv": short_conv,
+}
 
 
 def _leaf(shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from tolerances import assert_close
 from torch import Tensor
 
 import resurge
 from resurge.dispatch import BACKENDS
-from resurge.ops import diagonal_scan, diagonal_scan_pairs
+from resurge.ops import decay_scan, diagonal_scan, diagonal_scan_pairs, normalized_decay_scan
 
 FAST = [name for name in BACKENDS if name not in ("reference", "triton")]
 PLAIN = [name for name in BACKENDS if name != "triton"]
@@ -130,7 +130,7 @@ def test_backends_agree_with_the_reference(backend: str, case: Case) -> None:
         assert_close(actual, expected, torch.float64, f"{backend}: {name}")
 
 
-@settings(max_examples=12)
+@settings(max_examples=12, phases=[Phase.generate])
 @given(case=cases(max_steps=17, max_rows=2))
 def test_triton_agrees_with_the_reference(case: Case) -> None:
     for name, actual, expected in zip(NAMES, run(case, "triton"), run(case, "reference"), strict=True):
@@ -311,7 +311,7 @@ def test_the_registered_operator_is_sound(pairs: bool, with_reset: bool) -> None
     row = (2, 3) if pairs else (3,)
     reset = torch.rand(2, 5) < 0.3 if with_reset else None
     a, x, h0 = (torch.randn(shape, requires_grad=True) for shape in [(1, 1, *row), (2, 5, *row), (2, *row)])
-    torch.library.opcheck(torch.ops.resurge.diagonal_scan.default, (a, x, h0, reset, False))
+    torch.library.opcheck(torch.ops.resurge.diagonal_scan.default, (a, x, h0, reset, False, 0))
 
 
 @pytest.mark.filterwarnings("ignore:resurge:UserWarning")
@@ -358,3 +358,76 @@ def test_real_numbers_of_any_precision_meet_complex_ones() -> None:
     assert torch.allclose(h, expected, rtol=2e-2, atol=2e-2)
     with pytest.raises(resurge.ResurgeError, match="x must be floating point"):
         diagonal_scan(a, torch.ones(2, 5, 4, dtype=torch.int64))
+
+
+LOGS = st.sampled_from([(1, 1, 1), (2, 1, 3), (2, 7, 3), (3, 65, 17), (1, 40, 33)])
+
+
+@pytest.mark.parametrize("backend", ["triton", *FAST])
+@pytest.mark.parametrize("scan", [decay_scan, normalized_decay_scan])
+@settings(max_examples=8, phases=[Phase.generate])  # shrinking takes minutes in the interpreter
+@given(sizes=LOGS, shape=st.integers(1, 3), resets=st.booleans(), reverse=st.booleans(), seed=st.integers(0, 999))
+def test_coefficients_in_log_space(  # type: ignore[no-untyped-def]
+    backend: str, scan, sizes: tuple[int, int, int], shape: int, resets: bool, reverse: bool, seed: int
+) -> None:
+    """Against the definition spelt out in PyTorch, all gradients with respect to log_a, x and h0."""
+    (B, T, D), generator = sizes, torch.Generator().manual_seed(seed)
+    if backend == "triton":
+        T, D = min(T, 13), min(D, 5)
+    log_a = -1e-6 - torch.rand((B, T, D)[3 - shape :], generator=generator, dtype=torch.float64) ** 4
+    x, h0 = torch.randn(B, T, D, generator=generator).double(), torch.randn(B, D, generator=generator).double()
+    reset = torch.rand(B, T, generator=generator) < 0.2 if resets else None
+    results = []
+    for name in (backend, "definition"):
+        device = DEVICE.get(name, "cpu")
+        wanted = [v.clone().to(device).requires_grad_() for v in (log_a, x, h0)]
+        if name == "definition":
+            a = torch.exp(wanted[0])
+            scale = torch.sqrt(-torch.expm1(2 * wanted[0])) if scan is normalized_decay_scan else torch.ones_like(a)
+            with resurge.backend("reference"):
+                h, last = diagonal_scan(a, scale * wanted[1], wanted[2], reset=reset, reverse=reverse)
+        else:
+            there = None if reset is None else reset.to(device)
+            with resurge.backend(backend):
+                h, last = scan(*wanted, reset=there, reverse=reverse)
+        with resurge.backend(backend if name == backend else "reference"):
+            gradients = torch.autograd.grad(weighted(h, last), wanted)
+        results.append([v.cpu() for v in (h, last, *gradients)])
+    for name, actual, expected in zip(NAMES, *results, strict=True):
+        assert_close(actual, expected, torch.float64, name)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("kind", ["d", "btd"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_long_rows_are_cut_in_pieces_for_the_threads(backend: str, is_complex: bool, kind: str, reverse: bool) -> None:
+    threads = torch.get_num_threads()
+    results = []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        case = make_case(
+            4, 1, 8200, 3, kind=kind, is_complex=is_complex, resets=0.0005, reverse=reverse, dtype=torch.float64
+        )
+        case = case._replace(a=case.a / case.a.abs() * (0.9995 + 0.0005 * case.a.abs()))  # long memories
+        results.append(run(case, backend))
+    torch.set_num_threads(threads)
+    for name, whole, pieces in zip(NAMES, *results, strict=True):
+        assert_close(pieces, whole, torch.float64, name)
+
+
+def test_decays_at_the_borders_of_their_range() -> None:
+    log_a = torch.tensor([0.0, -1e-30, -1e-8, -50.0, -1e4, -math.inf]).repeat(1, 50, 1).requires_grad_()
+    x = torch.randn(1, 50, 6, requires_grad=True)
+    for scan in (decay_scan, normalized_decay_scan):
+        h, last = scan(log_a, x)
+        gradients = torch.autograd.grad((h + last[:, None]).sum(), (log_a, x))
+        assert all(bool(torch.isfinite(v).all()) for v in (h, last, *gradients))
+    assert bool((h[..., 0] == 0).all())  # nothing enters where nothing is forgotten
+    assert torch.equal(h[..., 4:], x[..., 4:])
+
+
+def test_coefficients_of_a_row() -> None:
+    a, x = torch.rand(3, 1, 4, dtype=torch.float64), torch.randn(3, 9, 4, dtype=torch.float64)
+    h, _ = diagonal_scan(a, x)
+    assert torch.equal(h, diagonal_scan(a.expand(3, 9, 4), x)[0])

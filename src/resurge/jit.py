@@ -21,8 +21,23 @@ def jit(function: Any) -> Any:
 
     A product and a sum may become one fused operation; nothing else of IEEE arithmetic is given up.
     """
-    compiled = partial(numba.njit, nogil=True, fastmath={"contract"}, error_model="numpy")
     try:
-        return compiled(cache=True)(function)
+        return _compiled(cache=True)(function)
     except RuntimeError:  # no folder that a cache could be written to: compile anew in each process
-        return compiled()(function)
+        return _compiled()(function)
+
+
+def inlined(function: Any) -> Any:
+    """`function` written out in the kernels that call it: a call costs more than a loop over a short row."""
+    return _compiled(inline="always")(function)
+
+
+def summing(function: Any) -> Any:
+    """`function` for kernels to call, compiled so that its sums may run in the lanes of a vector.
+
+    The order of the terms depends on their number alone.
+    """
+    return _compiled(fastmath={"contract", "reassoc"})(function)
+
+
+_compiled = partial(numba.njit, nogil=True, fastmath={"contract"}, error_model="numpy")

@@ -1,5 +1,5 @@
 """The recurrences as pure functions of tensors. An op knows no module."""
 
-from resurge.ops.diagonal import diagonal_scan, diagonal_scan_pairs
+from resurge.ops.diagonal import decay_scan, diagonal_scan, diagonal_scan_pairs, normalized_decay_scan
 
-__all__ = ["diagonal_scan", "diagonal_scan_pairs"]
+__all__ = ["decay_scan", "diagonal_scan", "diagonal_scan_pairs", "normalized_decay_scan"]

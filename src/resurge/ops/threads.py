@@ -35,19 +35,30 @@ def _workers(count: int) -> ThreadPoolExecutor:
     return _pool
 
 
-def boxes(rows: int, channels: int, parts: int) -> list[tuple[int, int, int, int]]:
-    """Cut (rows, channels) into about `parts` boxes (b0, b1, d0, d1): rows first, since they lie apart in memory."""
-    row_parts = min(rows, parts)
+def boxes(rows: int, channels: int, parts: int, *, whole_rows: bool = False) -> list[tuple[int, int, int, int]]:
+    """Cut (rows, channels) into about `parts` boxes (b0, b1, d0, d1): rows first, since they lie apart in memory.
+
+    With `whole_rows`, every box has all rows.
+    """
+    row_parts = 1 if whole_rows else min(rows, parts)
     channel_parts = min(-(-parts // row_parts), max(1, channels // 16))
     row_cuts = [rows * i // row_parts for i in range(row_parts + 1)]
     channel_cuts = [channels * i // channel_parts for i in range(channel_parts + 1)]
     return [(b0, b1, d0, d1) for b0, b1 in pairwise(row_cuts) for d0, d1 in pairwise(channel_cuts)]
 
 
-def run(kernel: Callable[..., None], arguments: tuple[Any, ...], rows: int, channels: int, elements: int) -> None:
+def run(
+    kernel: Callable[..., None],
+    arguments: tuple[Any, ...],
+    rows: int,
+    channels: int,
+    elements: int,
+    *,
+    whole_rows: bool = False,
+) -> None:
     """Call `kernel(*arguments, b0, b1, d0, d1)` on boxes that together cover (rows, channels)."""
     threads = torch.get_num_threads() if elements > _SERIAL_ELEMENTS else 1
-    first, *others = boxes(rows, channels, threads)
+    first, *others = boxes(rows, channels, threads, whole_rows=whole_rows)
     futures = [_workers(len(others)).submit(kernel, *arguments, *box) for box in others]
     kernel(*arguments, *first)
     for future in futures:

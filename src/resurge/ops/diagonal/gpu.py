@@ -14,7 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from resurge.ops.diagonal import form as forms
 from resurge.ops.launch import chunks, launch
+
+PLAIN, NORMALIZED = tl.constexpr(forms.PLAIN), tl.constexpr(forms.NORMALIZED)
+LEAST = tl.constexpr(2.5e-7)  # the derivative of sqrt(v) is bounded by 1000, as in the published code of RG-LRU
 
 
 @triton.jit
@@ -52,6 +56,24 @@ def _times(a_re, a_im, b_re, b_im, COMPLEX: tl.constexpr):
 
 
 @triton.jit
+def _variance(log_a):
+    """1 - a²: near a = 1 by the series of 1 - e^z, elsewhere as it stands."""
+    z = 2 * log_a
+    series = 1 + z / 2 * (1 + z / 3 * (1 + z / 4 * (1 + z / 5 * (1 + z / 6 * (1 + z / 7 * (1 + z / 8 * (1 + z / 9)))))))
+    return tl.where(z > -0.1, -z * series, 1 - tl.exp(z))
+
+
+@triton.jit
+def _plain(a_re, x_re, FORM: tl.constexpr):
+    """Coefficient and input of the plain form."""
+    if FORM == NORMALIZED:
+        x_re = tl.sqrt(_variance(a_re)) * x_re
+    if FORM != PLAIN:
+        a_re = tl.exp(a_re)
+    return a_re, x_re
+
+
+@triton.jit
 def _place(T, D, length, pieces, BLOCK_D: tl.constexpr):
     """(row of the batch, piece, first and last step, channels) of this program."""
     blocks = tl.cdiv(D, BLOCK_D)
@@ -66,7 +88,7 @@ def _place(T, D, length, pieces, BLOCK_D: tl.constexpr):
 @triton.jit(do_not_specialize=["T", "length", "pieces"])
 def diagonal_summary(
     a, x, cut, gain, end, T, D, length, pieces, a_b, a_t,
-    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, BACKWARD: tl.constexpr, CUT: tl.constexpr,
+    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr, BACKWARD: tl.constexpr, CUT: tl.constexpr,
     BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """A piece as the map state -> gain * state + end. BACKWARD: of the gradient carried from behind."""
@@ -93,8 +115,11 @@ def diagonal_summary(
             x_re, x_im = loaded[3 * u + 1]
             n_re, n_im = e_re, e_im
             if BACKWARD:
+                a_re, _ = _plain(a_re, x_re, FORM)
                 a_im = -a_im
                 n_re, n_im = e_re + x_re, e_im + x_im
+            else:
+                a_re, x_re = _plain(a_re, x_re, FORM)
             n_re, n_im = _times(a_re, a_im, n_re, n_im, COMPLEX)
             q_re, q_im = _times(a_re, a_im, p_re, p_im, COMPLEX)
             if CUT:
@@ -113,7 +138,7 @@ def diagonal_summary(
 @triton.jit(do_not_specialize=["T", "length", "pieces"])
 def diagonal_forward(
     a, x, h0, cut, h, last, T, D, length, pieces, a_b, a_t,
-    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, CUT: tl.constexpr,
+    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr, CUT: tl.constexpr,
     BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """h_t = a_t h_{t-1} + x_t from the state h0 (B, pieces, ...) before each piece."""
@@ -138,8 +163,9 @@ def diagonal_forward(
             t = T - 1 - step if REVERSE else step
             if CUT:
                 re, im = tl.where(loaded[3 * u + 2], re, 0.0), tl.where(loaded[3 * u + 2], im, 0.0)
-            n_re, n_im = _times(loaded[3 * u][0], loaded[3 * u][1], re, im, COMPLEX)
-            n_re, n_im = n_re + loaded[3 * u + 1][0], n_im + loaded[3 * u + 1][1]
+            a_re, x_re = _plain(loaded[3 * u][0], loaded[3 * u + 1][0], FORM)
+            n_re, n_im = _times(a_re, loaded[3 * u][1], re, im, COMPLEX)
+            n_re, n_im = n_re + x_re, n_im + loaded[3 * u + 1][1]
             re, im = tl.where(step < stop, n_re, re), tl.where(step < stop, n_im, im)
             _store(h, (b * T + t) * R * D + d, D, inside & (step < stop), re, im, COMPLEX)
     if piece == pieces - 1:
@@ -148,8 +174,8 @@ def diagonal_forward(
 
 @triton.jit(do_not_specialize=["T", "length", "pieces"])
 def diagonal_backward(
-    a, h, h0, cut, dh, carry, da, dx, dh0, T, D, length, pieces, a_b, a_t,
-    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, CUT: tl.constexpr, CONSTANT: tl.constexpr,
+    a, x, h, h0, cut, dh, carry, da, dx, dh0, T, D, length, pieces, a_b, a_t,
+    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr, CUT: tl.constexpr, CONSTANT: tl.constexpr,
     BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """g_t = dh_t + conj(a_{t+1}) g_{t+1};  dx_t = g_t;  da_t = g_t conj(h_{t-1}), summed over the piece if CONSTANT.
@@ -176,25 +202,34 @@ def diagonal_backward(
                 _load(dh, (b * T + t) * R * D + d, D, mask, dtype, COMPLEX),
                 (h_re + i_re, h_im + i_im),
                 _linked(cut, b * T + t, step >= start, CUT),
+                _load(x, (b * T + t) * R * D + d, D, mask & (FORM == NORMALIZED), dtype, COMPLEX),
             )
         for u in tl.static_range(UNROLL):
             step = stop - 1 - k - u
             t = T - 1 - step if REVERSE else step
             mask = inside & (step >= start)
-            a_re, a_im = loaded[4 * u]
-            h_re, h_im = loaded[4 * u + 2]
+            log_a, a_im = loaded[5 * u]
+            a_re, _ = _plain(log_a, log_a, FORM)
+            h_re, h_im = loaded[5 * u + 2]
             if CUT:
-                h_re, h_im = tl.where(loaded[4 * u + 3], h_re, 0.0), tl.where(loaded[4 * u + 3], h_im, 0.0)
-            g_re, g_im = loaded[4 * u + 1][0] + g_re, loaded[4 * u + 1][1] + g_im
-            _store(dx, (b * T + t) * R * D + d, D, mask, g_re, g_im, COMPLEX)
+                h_re, h_im = tl.where(loaded[5 * u + 3], h_re, 0.0), tl.where(loaded[5 * u + 3], h_im, 0.0)
+            g_re, g_im = loaded[5 * u + 1][0] + g_re, loaded[5 * u + 1][1] + g_im
             w_re, w_im = _times(h_re, -h_im, g_re, g_im, COMPLEX)
+            i_re = g_re  # the gradient to the input
+            if FORM != PLAIN:  # d log a = a da
+                w_re = a_re * w_re
+            if FORM == NORMALIZED:  # s = sqrt(1 - a²) before x; ds / d log a = -a² / s
+                variance = _variance(log_a)
+                w_re -= g_re * loaded[5 * u + 4][0] * a_re * a_re / tl.sqrt(tl.maximum(variance, LEAST))
+                i_re = g_re * tl.sqrt(variance)
+            _store(dx, (b * T + t) * R * D + d, D, mask, i_re, g_im, COMPLEX)
             if CONSTANT:
                 s_re, s_im = s_re + tl.where(mask, w_re, 0.0), s_im + tl.where(mask, w_im, 0.0)
             else:
                 _store(da, (b * T + t) * R * D + d, D, mask, w_re, w_im, COMPLEX)
             n_re, n_im = _times(a_re, -a_im, g_re, g_im, COMPLEX)
             if CUT:
-                n_re, n_im = tl.where(loaded[4 * u + 3], n_re, 0.0), tl.where(loaded[4 * u + 3], n_im, 0.0)
+                n_re, n_im = tl.where(loaded[5 * u + 3], n_re, 0.0), tl.where(loaded[5 * u + 3], n_im, 0.0)
             g_re, g_im = tl.where(mask, n_re, g_re), tl.where(mask, n_im, g_im)
     if CONSTANT:
         _store(da, (b * pieces + piece) * R * D + d, D, inside, s_re, s_im, COMPLEX)
@@ -210,24 +245,26 @@ def _rows(a: Tensor) -> tuple[int, int]:
 class _Plan:
     """The sizes that every kernel of one call shares."""
 
-    def __init__(self, a: Tensor, x: Tensor, cut: Tensor | None, reverse: bool, pieces: int | None = None) -> None:
+    def __init__(
+        self, a: Tensor, x: Tensor, cut: Tensor | None, reverse: bool, form: int, pieces: int | None = None
+    ) -> None:
         self.B, self.T, self.D = x.shape[0], x.shape[1], x.shape[-1]
         programs = self.B * -(-self.D // 128)
         wanted = chunks(programs, self.T, x.device) if pieces is None else pieces
         self.length = -(-self.T // wanted)
         self.pieces = -(-self.T // self.length)
         self.sizes = (self.T, self.D, self.length, self.pieces, *_rows(a))
-        self.flags = {"COMPLEX": x.dim() == 4, "REVERSE": reverse, "CUT": cut is not None}
+        self.flags = {"COMPLEX": x.dim() == 4, "REVERSE": reverse, "FORM": form, "CUT": cut is not None}
 
     def grid(self, parameters: dict[str, int]) -> int:
         return self.B * self.pieces * triton.cdiv(self.D, parameters["BLOCK_D"])
 
 
-def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
+def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, form: int) -> tuple[Tensor, Tensor]:
     """All states h, shaped as x: (B, T, D), or (B, T, 2, D) for real and imaginary parts; and the last one."""
     a, x, h0 = a.contiguous(), x.contiguous(), h0.contiguous()
     cut = None if cut is None else cut.contiguous()
-    plan = _Plan(a, x, cut, reverse)
+    plan = _Plan(a, x, cut, reverse, form)
     h, last = torch.empty_like(x), torch.empty_like(h0)
     starts = _carried(plan, a, x, h0, cut, backward=False) if plan.pieces > 1 else h0
     launch(diagonal_forward, plan.grid, a, x, starts, cut, h, last, *plan.sizes, **plan.flags)
@@ -239,7 +276,7 @@ def _carried(plan: _Plan, a: Tensor, x: Tensor, first: Tensor, cut: Tensor | Non
     gain = first.new_empty(plan.B, plan.pieces, *first.shape[1:])
     end = torch.empty_like(gain)
     launch(diagonal_summary, plan.grid, a, x, cut, gain, end, *plan.sizes, **plan.flags, BACKWARD=backward)
-    across = _Plan(gain, end, None, backward, pieces=1)
+    across = _Plan(gain, end, None, backward, forms.PLAIN, pieces=1)
     states = torch.empty_like(end)
     launch(
         diagonal_forward,
@@ -259,18 +296,26 @@ def _carried(plan: _Plan, a: Tensor, x: Tensor, first: Tensor, cut: Tensor | Non
 
 
 def backward(
-    a: Tensor, h: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, dh: Tensor, dh_last: Tensor
+    a: Tensor,
+    x: Tensor,
+    h: Tensor,
+    h0: Tensor,
+    cut: Tensor | None,
+    reverse: bool,
+    form: int,
+    dh: Tensor,
+    dh_last: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(da shaped as a, dx shaped as h, dh0 shaped as h0) from the gradients of all states and of the last."""
-    a, h, h0, dh, dh_last = (v.contiguous() for v in (a, h, h0, dh, dh_last))
+    a, x, h, h0, dh, dh_last = (v.contiguous() for v in (a, x, h, h0, dh, dh_last))
     cut = None if cut is None else cut.contiguous()
-    plan = _Plan(a, h, cut, reverse)
+    plan = _Plan(a, h, cut, reverse, form)
     constant = a.shape[1] == 1
     carry = _carried(plan, a, dh, dh_last, cut, backward=True) if plan.pieces > 1 else dh_last
     dx, dh0 = torch.empty_like(h), torch.empty_like(h0)
     da = h0.new_empty(plan.B, plan.pieces if constant else plan.T, *h0.shape[1:])
     launch(
-        diagonal_backward, plan.grid, a, h, h0, cut, dh, carry, da, dx, dh0, *plan.sizes, **plan.flags,
+        diagonal_backward, plan.grid, a, x, h, h0, cut, dh, carry, da, dx, dh0, *plan.sizes, **plan.flags,
         CONSTANT=constant,
     )  # fmt: skip
     if constant:

@@ -1,0 +1,143 @@
+"""numba kernels that sum up a piece of the diagonal scan, and what they share with those that scan it."""
+
+import numpy as np
+
+from resurge.jit import inlined, jit
+from resurge.ops.diagonal.form import NORMALIZED, PLAIN
+from resurge.ops.elementary import exp, one_minus_exp
+
+# A product of decays below this is taken as zero: arithmetic with denormal numbers is a hundred times slower.
+_NOTHING = 1e-36
+
+
+@inlined
+def row(array, index, D, d0, d1):  # type: ignore[no-untyped-def]
+    """Channels d0..d1 of row `index` of a flat array with rows of D numbers."""
+    return array[index * D + d0 : index * D + d1]
+
+
+@jit
+def decays(log_a, a):  # type: ignore[no-untyped-def]
+    for d in range(a.size):
+        a[d] = exp(log_a[d])
+
+
+@jit
+def variances(log_a, v):  # type: ignore[no-untyped-def]
+    """1 - a²."""
+    for d in range(v.size):
+        v[d] = one_minus_exp(log_a[d] + log_a[d])
+
+
+@jit
+def plain(form, log_a, x, decay, scaled):  # type: ignore[no-untyped-def]
+    """Coefficients and inputs of the plain form, from those of another."""
+    decays(log_a, decay)
+    if form == NORMALIZED:
+        variances(log_a, scaled)
+        for d in range(x.size):
+            scaled[d] = x[d] * np.sqrt(scaled[d])
+    else:
+        scaled[:] = x
+
+
+@jit
+def _vanished(w):  # type: ignore[no-untyped-def]
+    """Whether all products are 0, those that are next to it made so."""
+    alive = 0
+    for d in range(w.size):
+        w[d] = w[d] if abs(w[d]) > _NOTHING else 0
+        alive += w[d] != 0
+    return alive == 0
+
+
+@jit
+def _add(w, x, e):  # type: ignore[no-untyped-def]
+    for d in range(w.size):
+        e[d] += w[d] * x[d]
+
+
+@jit
+def summary_real(a, a_rows, x, cut, backward, reverse, form, T, length, pieces, D, gain, end, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
+    """A piece as the map state -> gain * state + end, or `backward` that of the gradient carried from behind.
+
+    It walks away from where the map leads to, with the product of the coefficients so far, and stops when that is 0.
+    """
+    n = d1 - d0
+    decay, scaled = np.empty(n, x.dtype), np.empty(n, x.dtype)
+    for r in range(r0, r1):
+        b, first = r // pieces, (r % pieces) * length
+        last = min(first + length, T) - 1
+        w, e = row(gain, r, D, d0, d1), row(end, r, D, d0, d1)
+        w[:] = 1
+        e[:] = 0
+        if r % pieces == (0 if backward else pieces - 1):  # leads nowhere
+            continue
+        for j in range(last - first + 1):
+            k = first + j if backward else last - j
+            t = T - 1 - k if reverse else k
+            a_t, x_t = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1), row(x, b * T + t, D, d0, d1)
+            if form == PLAIN:
+                decay[:] = a_t
+                scaled[:] = x_t
+            else:
+                plain(form, a_t, x_t, decay, scaled)
+            if not backward:
+                _add(w, scaled, e)
+            if cut.size > 0 and cut[b * T + t]:
+                w[:] = 0
+                break
+            for d in range(n):
+                w[d] *= decay[d]
+            if backward:
+                _add(w, x_t, e)
+            if j % 64 == 63 and _vanished(w):
+                break
+
+
+@jit
+def summary_complex(a, a_rows, x, cut, backward, reverse, form, T, length, pieces, D, gain, end, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
+    """As `summary_real`; `backward` with conj(a)."""
+    n = d1 - d0
+    for r in range(r0, r1):
+        b, first = r // pieces, (r % pieces) * length
+        last = min(first + length, T) - 1
+        w_re, w_im = row(gain, 2 * r, D, d0, d1), row(gain, 2 * r + 1, D, d0, d1)
+        e_re, e_im = row(end, 2 * r, D, d0, d1), row(end, 2 * r + 1, D, d0, d1)
+        w_re[:] = 1
+        w_im[:] = 0
+        e_re[:] = 0
+        e_im[:] = 0
+        if r % pieces == (0 if backward else pieces - 1):
+            continue
+        for j in range(last - first + 1):
+            k = first + j if backward else last - j
+            t = T - 1 - k if reverse else k
+            i = 2 * (b * a_rows[0] + t * a_rows[1])
+            a_re, a_im = row(a, i, D, d0, d1), row(a, i + 1, D, d0, d1)
+            x_re, x_im = row(x, 2 * (b * T + t), D, d0, d1), row(x, 2 * (b * T + t) + 1, D, d0, d1)
+            is_cut = cut.size > 0 and cut[b * T + t]
+            if not backward:
+                for d in range(n):
+                    e_re[d] += w_re[d] * x_re[d] - w_im[d] * x_im[d]
+                    e_im[d] += w_re[d] * x_im[d] + w_im[d] * x_re[d]
+            if is_cut:
+                w_re[:] = 0
+                w_im[:] = 0
+                break
+            if backward:  # conj(a)
+                for d in range(n):
+                    re = w_re[d] * a_re[d] + w_im[d] * a_im[d]
+                    w_im[d] = w_im[d] * a_re[d] - w_re[d] * a_im[d]
+                    w_re[d] = re
+            else:
+                for d in range(n):
+                    re = w_re[d] * a_re[d] - w_im[d] * a_im[d]
+                    w_im[d] = w_re[d] * a_im[d] + w_im[d] * a_re[d]
+                    w_re[d] = re
+            if backward:
+                for d in range(n):
+                    e_re[d] += w_re[d] * x_re[d] - w_im[d] * x_im[d]
+                    e_im[d] += w_re[d] * x_im[d] + w_im[d] * x_re[d]
+            if j % 64 == 63 and _vanished(w_re) and _vanished(w_im):
+                break
