@@ -1,17 +1,24 @@
-"""Runs CPU kernels on as many threads as PyTorch uses, without a second OpenMP runtime beside PyTorch's.
+"""Runs CPU kernels on PyTorch's own threads.
 
-The kernels release the GIL and work on a box (rows b0..b1, channels d0..d1) of their arrays, so a small pool
-of Python threads serves. Idle threads sleep; a pool that spins would fight PyTorch's for the same cores.
+The kernels release the GIL and work on a box (rows b0..b1, channels d0..d1) of their arrays. PyTorch's OpenMP threads
+spin for some milliseconds after each of its operations; threads of our own would have to share the cores with them. So
+the boxes are handed to that same team: through `GOMP_parallel`, which is what a compiled `#pragma omp parallel` calls.
+Where PyTorch came with another OpenMP runtime, a small pool of sleeping Python threads serves.
 """
 
+import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 
+_Box = tuple[int, int, int, int]
+_forked = False
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 
@@ -19,13 +26,13 @@ _pool_size = 0
 _SERIAL_ELEMENTS = 1 << 15
 
 
-def _forget_pool() -> None:
-    global _pool, _pool_size
-    _pool, _pool_size = None, 0
+def _forget_threads() -> None:
+    global _forked, _pool, _pool_size
+    _forked, _pool, _pool_size = True, None, 0
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)  # a forked child inherits the object, but none of its threads
+    os.register_at_fork(after_in_child=_forget_threads)  # a forked child inherits the objects, but no threads
 
 
 def _workers(count: int) -> ThreadPoolExecutor:
@@ -35,12 +42,50 @@ def _workers(count: int) -> ThreadPoolExecutor:
     return _pool
 
 
-def boxes(rows: int, channels: int, parts: int, *, whole_rows: bool = False) -> list[tuple[int, int, int, int]]:
-    """Cut (rows, channels) into about `parts` boxes (b0, b1, d0, d1): rows first, since they lie apart in memory.
+@cache
+def _team() -> Any:
+    """GOMP_parallel of the runtime that PyTorch runs on, or None."""
+    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    if len(found) != 1 or "OpenMP" not in torch.__config__.parallel_info():
+        return None
+    library = ctypes.CDLL(str(found[0]))  # the copy that is loaded already
+    return library.GOMP_parallel
 
-    With `whole_rows`, every box has all rows.
-    """
-    row_parts = 1 if whole_rows else min(rows, parts)
+
+_Job = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def _on_team(call: Callable[[_Box], None], cut: Sequence[_Box]) -> None:
+    parallel = _team()
+    todo, failures = list(cut), []
+
+    def job(_: object) -> None:
+        while True:  # a team may turn out smaller than asked for
+            try:
+                box = todo.pop()
+            except IndexError:
+                return
+            try:
+                call(box)
+            except BaseException as error:
+                failures.append(error)
+
+    parallel(_Job(job), None, len(cut), 0)
+    if failures:
+        raise failures[0]
+
+
+def _on_pool(call: Callable[[_Box], None], cut: Sequence[_Box]) -> None:
+    first, *others = cut
+    futures = [_workers(len(others)).submit(call, box) for box in others]
+    call(first)
+    for future in futures:
+        future.result()
+
+
+def boxes(rows: int, channels: int, parts: int) -> list[_Box]:
+    """Cut (rows, channels) into about `parts` boxes (b0, b1, d0, d1): rows first, since they lie apart in memory."""
+    row_parts = min(rows, parts)
     channel_parts = min(-(-parts // row_parts), max(1, channels // 16))
     row_cuts = [rows * i // row_parts for i in range(row_parts + 1)]
     channel_cuts = [channels * i // channel_parts for i in range(channel_parts + 1)]
@@ -53,13 +98,17 @@ def run(
     rows: int,
     channels: int,
     elements: int,
-    *,
-    whole_rows: bool = False,
 ) -> None:
     """Call `kernel(*arguments, b0, b1, d0, d1)` on boxes that together cover (rows, channels)."""
     threads = torch.get_num_threads() if elements > _SERIAL_ELEMENTS else 1
-    first, *others = boxes(rows, channels, threads, whole_rows=whole_rows)
-    futures = [_workers(len(others)).submit(kernel, *arguments, *box) for box in others]
-    kernel(*arguments, *first)
-    for future in futures:
-        future.result()
+    cut = boxes(rows, channels, threads)
+
+    def call(box: _Box) -> None:
+        kernel(*arguments, *box)
+
+    if len(cut) == 1:
+        call(cut[0])
+    elif _forked or _team() is None:
+        _on_pool(call, cut)
+    else:
+        _on_team(call, cut)

@@ -252,12 +252,12 @@ def _cut(cut: Tensor | None) -> np.ndarray:
     return np.empty(0, np.bool_) if cut is None else _flat(cut)
 
 
-def _pieces(B: int, T: int) -> tuple[int, int]:
-    """(steps a piece, pieces a row)."""
+def _pieces(B: int, T: int, form: int) -> tuple[int, int]:
+    """(steps a piece, pieces a row). Exponentials keep the threads busy without pieces: the channels are shared out."""
     threads = torch.get_num_threads()
-    if B % threads == 0 or 4 * threads <= B or 2 * _SHORTEST > T:
+    if form != PLAIN or B % threads == 0 or 4 * threads <= B or 2 * _SHORTEST > T:
         return T, 1
-    length = max(-(-T // threads), _SHORTEST)
+    length = threads * -(-max(-(-T // threads), _SHORTEST) // threads)  # so that a piece has equal parts
     return length, -(-T // length)
 
 
@@ -267,25 +267,37 @@ def _carried(
     first: Tensor,
     cut: Tensor | None,
     reverse: bool,
-    form: int,
     cuts: tuple[int, int],
     *,
     backward: bool,
 ) -> Tensor:
-    """What each piece starts from: the state before it, or `backward` the gradient from behind it."""
-    if cuts[1] == 1:
+    """What each piece starts from: the state before it, or `backward` the gradient from behind it.
+
+    All pieces but the one where nothing follows are summed up, each in as many parts as there are threads.
+    """
+    length, pieces = cuts
+    if pieces == 1:
         return first
     B, T, D = x.shape[0], x.shape[1], x.shape[-1]
-    gain = first.new_empty(B, cuts[1], *first.shape[1:])
+    parts = torch.get_num_threads()
+    count = (pieces - 1) * parts
+    gain = first.new_empty(B, count, *first.shape[1:])
     end = torch.empty_like(gain)
     kernel = summary_complex if x.dim() == 4 else summary_real
-    arguments = (_flat(a), _a_rows(a), _flat(x), _cut(cut), backward, reverse, form, T, *cuts, D)
-    run(kernel, (*arguments, _flat(gain), _flat(end)), B * cuts[1], D, x.numel(), whole_rows=True)
-    carry, starts = first, []
-    order = range(cuts[1] - 1, -1, -1) if backward else range(cuts[1])
-    for p in order:
-        starts.append(carry)
-        carry = _times(gain[:, p], carry) + end[:, p]
+    sizes = (T, length // parts, count, parts if backward else 0, D)
+    run(
+        kernel,
+        (_flat(a), _a_rows(a), _flat(x), _cut(cut), backward, reverse, *sizes, _flat(gain), _flat(end)),
+        B * count,
+        D,
+        x.numel(),
+    )
+    starts = [first]
+    carry = first
+    for done, part in enumerate(reversed(range(count)) if backward else range(count), 1):
+        carry = _times(gain[:, part], carry) + end[:, part]
+        if done % parts == 0:
+            starts.append(carry)
     return torch.stack(starts[::-1] if backward else starts, 1)
 
 
@@ -301,8 +313,8 @@ def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool,
     x = x.contiguous()
     h = torch.empty_like(x)
     B, T, D = x.shape[0], x.shape[1], x.shape[-1]
-    cuts = _pieces(B, T)
-    starts = _carried(a, x, h0, cut, reverse, form, cuts, backward=False)
+    cuts = _pieces(B, T, form)
+    starts = _carried(a, x, h0, cut, reverse, cuts, backward=False)
     kernel = _forward_complex if x.dim() == 4 else _forward_real if form == PLAIN else _forward_log
     arguments = (_flat(a), _a_rows(a), _flat(x), _flat(starts), _cut(cut), reverse, form, T, *cuts, D, _flat(h))
     run(kernel, arguments, B * cuts[1], D, x.numel())
@@ -327,8 +339,8 @@ def backward(
     B, T, D = h.shape[0], h.shape[1], h.shape[-1]
     constant = a.shape[1] == 1
     dh = dh.contiguous()
-    cuts = _pieces(B, T)
-    carries = _carried(a, dh, dh_last, cut, reverse, form, cuts, backward=True)
+    cuts = _pieces(B, T, form)
+    carries = _carried(a, dh, dh_last, cut, reverse, cuts, backward=True)
     dx = torch.empty_like(h, memory_format=torch.contiguous_format)
     dh0 = torch.empty_like(h0, memory_format=torch.contiguous_format)
     da = h.new_empty(0 if constant else h.shape)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from resurge.jit import inlined, jit
-from resurge.ops.diagonal.form import NORMALIZED, PLAIN
+from resurge.ops.diagonal.form import NORMALIZED
 from resurge.ops.elementary import exp, one_minus_exp
 
 # A product of decays below this is taken as zero: arithmetic with denormal numbers is a hundred times slower.
@@ -52,55 +52,46 @@ def _vanished(w):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _add(w, x, e):  # type: ignore[no-untyped-def]
-    for d in range(w.size):
-        e[d] += w[d] * x[d]
-
-
-@jit
-def summary_real(a, a_rows, x, cut, backward, reverse, form, T, length, pieces, D, gain, end, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
-    """A piece as the map state -> gain * state + end, or `backward` that of the gradient carried from behind.
+def summary_real(a, a_rows, x, cut, backward, reverse, T, length, count, offset, D, gain, end, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
+    """Each of `count` pieces of a row as the map state -> gain * state + end; `backward`, of the gradient from behind.
 
     It walks away from where the map leads to, with the product of the coefficients so far, and stops when that is 0.
     """
-    n = d1 - d0
-    decay, scaled = np.empty(n, x.dtype), np.empty(n, x.dtype)
     for r in range(r0, r1):
-        b, first = r // pieces, (r % pieces) * length
+        b, first = r // count, (offset + r % count) * length
         last = min(first + length, T) - 1
         w, e = row(gain, r, D, d0, d1), row(end, r, D, d0, d1)
         w[:] = 1
         e[:] = 0
-        if r % pieces == (0 if backward else pieces - 1):  # leads nowhere
-            continue
         for j in range(last - first + 1):
             k = first + j if backward else last - j
             t = T - 1 - k if reverse else k
             a_t, x_t = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1), row(x, b * T + t, D, d0, d1)
-            if form == PLAIN:
-                decay[:] = a_t
-                scaled[:] = x_t
-            else:
-                plain(form, a_t, x_t, decay, scaled)
-            if not backward:
-                _add(w, scaled, e)
             if cut.size > 0 and cut[b * T + t]:
+                if not backward:
+                    for d in range(w.size):
+                        e[d] += w[d] * x_t[d]
                 w[:] = 0
                 break
-            for d in range(n):
-                w[d] *= decay[d]
             if backward:
-                _add(w, x_t, e)
+                for d in range(w.size):
+                    product = w[d] * a_t[d]
+                    e[d] += product * x_t[d]
+                    w[d] = product
+            else:
+                for d in range(w.size):
+                    e[d] += w[d] * x_t[d]
+                    w[d] *= a_t[d]
             if j % 64 == 63 and _vanished(w):
                 break
 
 
 @jit
-def summary_complex(a, a_rows, x, cut, backward, reverse, form, T, length, pieces, D, gain, end, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
+def summary_complex(a, a_rows, x, cut, backward, reverse, T, length, count, offset, D, gain, end, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
     """As `summary_real`; `backward` with conj(a)."""
     n = d1 - d0
     for r in range(r0, r1):
-        b, first = r // pieces, (r % pieces) * length
+        b, first = r // count, (offset + r % count) * length
         last = min(first + length, T) - 1
         w_re, w_im = row(gain, 2 * r, D, d0, d1), row(gain, 2 * r + 1, D, d0, d1)
         e_re, e_im = row(end, 2 * r, D, d0, d1), row(end, 2 * r + 1, D, d0, d1)
@@ -108,8 +99,6 @@ def summary_complex(a, a_rows, x, cut, backward, reverse, form, T, length, piece
         w_im[:] = 0
         e_re[:] = 0
         e_im[:] = 0
-        if r % pieces == (0 if backward else pieces - 1):
-            continue
         for j in range(last - first + 1):
             k = first + j if backward else last - j
             t = T - 1 - k if reverse else k
