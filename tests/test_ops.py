@@ -267,7 +267,7 @@ def test_no_output_sees_the_future(backend: str) -> None:
 
 @pytest.mark.parametrize("modulus", [1.0, 1 - 1e-7])
 def test_a_long_walk_on_the_unit_circle(modulus: float) -> None:
-    T = 100_000
+    T = 1_000_000
     a = torch.polar(torch.tensor([modulus]).double(), torch.tensor([0.3]).double())
     x = torch.randn(1, T, 1, dtype=torch.complex128)
     exact, _ = diagonal_scan(a, x)
@@ -431,3 +431,59 @@ def test_coefficients_of_a_row() -> None:
     a, x = torch.rand(3, 1, 4, dtype=torch.float64), torch.randn(3, 9, 4, dtype=torch.float64)
     h, _ = diagonal_scan(a, x)
     assert torch.equal(h, diagonal_scan(a.expand(3, 9, 4), x)[0])
+
+
+def loss_of(a: Tensor, x: Tensor, h0: Tensor) -> Tensor:
+    h, last = diagonal_scan(a, x, h0)
+    return (h * h.cos()).sum() + last.pow(3).sum()
+
+
+def test_compiled_exported_and_checkpointed_the_scan_is_the_same() -> None:
+    case = make_case(8, 2, 11, 4, kind="btd", is_complex=False, resets=0, reverse=False, dtype=torch.float64)
+    wanted = [v.clone().requires_grad_() for v in (case.a, case.x, case.h0)]
+    expected = torch.autograd.grad(loss_of(*wanted), wanted)
+    compiled = torch.compile(loss_of, fullgraph=True, backend="aot_eager")
+    again = torch.autograd.grad(compiled(*wanted), wanted)
+    stored = torch.utils.checkpoint.checkpoint(loss_of, *wanted, use_reentrant=False)
+    for name, *others in zip(NAMES[2:], expected, again, torch.autograd.grad(stored, wanted), strict=True):
+        for other in others[1:]:
+            assert_close(other, others[0], torch.float64, name)
+
+    class Scan(torch.nn.Module):
+        def forward(self, a: Tensor, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+            return diagonal_scan(a, x, h0)
+
+    exported = torch.export.export(Scan(), tuple(wanted)).module()
+    assert_close(exported(*wanted)[0], diagonal_scan(*wanted)[0], torch.float64, "exported")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_cuda_graphs_replay_the_scan() -> None:
+    a, x = torch.rand(8, device="cuda"), torch.randn(2, 64, 8, device="cuda")
+    diagonal_scan(a, x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        h, _ = diagonal_scan(a, x)
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    assert torch.equal(h, diagonal_scan(a, x)[0])
+
+
+@pytest.mark.parametrize("modulus", [1.0, 1 - 1e-7])
+def test_a_million_steps_at_the_edge_of_stability(modulus: float) -> None:
+    """Real coefficients in float32: against float64, in the scale of the state."""
+    T = 1_000_000
+    x = torch.randn(1, T, 2)
+    a = torch.tensor([modulus, -modulus])
+    h, last = diagonal_scan(a, x)
+    exact, exact_last = diagonal_scan(a.double(), x.double())
+    assert float((h - exact).abs().max() / exact.abs().max()) < 1e-4
+    assert float((last - exact_last).abs().max() / exact.abs().max()) < 1e-4
+
+
+def test_gradients_where_coefficients_are_zero() -> None:
+    a = torch.zeros(1, 6, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 6, 3, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(diagonal_scan(a, x)[0].sum(), a)
+    assert torch.equal(gradient[:, 1:], x[:, :-1])  # dh_t/da_t = h_{t-1} = x_{t-1}
+    assert bool((gradient[:, 0] == 0).all())

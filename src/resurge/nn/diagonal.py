@@ -87,7 +87,7 @@ class DiagonalRNN(RecurrentLayer):
         Bu = linear(x, self._input_map().to(x.dtype)).unflatten(-1, (2, self.d_state))
         h, h_last = diagonal_scan_pairs(self.eigenvalues(), Bu, state.h, reset=reset)
         C = torch.cat([self.C_re, -self.C_im], 1)
-        return linear(h.flatten(2), C.to(x.dtype)) + self.D * x, DiagonalState(h_last)
+        return torch.addcmul(linear(h.flatten(2), C.to(x.dtype)), x, self.D), DiagonalState(h_last)
 
     def step(self, x_t: Tensor, state: DiagonalState) -> tuple[Tensor, DiagonalState]:
         self._check_step(x_t)

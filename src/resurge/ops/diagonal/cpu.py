@@ -8,6 +8,9 @@ instructions; from pairs side by side, or with offsets in the index, they came o
 Steps are counted along the scan: step k is at t = k, or at T - 1 - k in reverse. Where the batch is too small to keep
 the threads busy, each row of it is cut into pieces of `length` steps: a summary gives each piece's affine map of the
 state, these carry the state across, and then all pieces are scanned at once.
+
+A carried number below the smallest normal one is carried as 0: arithmetic with denormal numbers is a hundred times
+slower, and every state that decays comes by there.
 """
 
 import numpy as np
@@ -15,7 +18,15 @@ import torch
 from torch import Tensor
 
 from resurge.jit import jit
-from resurge.ops.diagonal.cpu_pieces import decays, plain, row, summary_complex, summary_real, variances
+from resurge.ops.diagonal.cpu_pieces import (
+    decays,
+    plain,
+    row,
+    smallest_normal,
+    summary_complex,
+    summary_real,
+    variances,
+)
 from resurge.ops.diagonal.form import NORMALIZED, PLAIN
 from resurge.ops.threads import run
 
@@ -40,6 +51,7 @@ def _move(source, target):  # type: ignore[no-untyped-def]
 
 @jit
 def _forward_real(a, a_rows, x, starts, cut, reverse, form, T, length, pieces, D, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
+    tiny = smallest_normal(x)
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
         carry = row(starts, r, D, d0, d1).copy()
@@ -51,13 +63,14 @@ def _forward_real(a, a_rows, x, starts, cut, reverse, form, T, length, pieces, D
             x_t, h_t = row(x, b * T + t, D, d0, d1), row(h, b * T + t, D, d0, d1)
             for d in range(carry.size):
                 value = a_t[d] * carry[d] + x_t[d]
-                carry[d] = value
+                carry[d] = 0 if abs(value) < tiny else value
                 h_t[d] = value
 
 
 @jit
 def _forward_log(a, a_rows, x, starts, cut, reverse, form, T, length, pieces, D, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
     """As `_forward_real`, from log a. A kernel of its own: the plain one took four times as long on narrow rows."""
+    tiny = smallest_normal(x)
     a_t, x_t = np.empty(d1 - d0, x.dtype), np.empty(d1 - d0, x.dtype)
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
@@ -71,12 +84,13 @@ def _forward_log(a, a_rows, x, starts, cut, reverse, form, T, length, pieces, D,
             h_t = row(h, b * T + t, D, d0, d1)
             for d in range(carry.size):
                 value = a_t[d] * carry[d] + x_t[d]
-                carry[d] = value
+                carry[d] = 0 if abs(value) < tiny else value
                 h_t[d] = value
 
 
 @jit
 def _forward_complex(a, a_rows, x, starts, cut, reverse, form, T, length, pieces, D, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
+    tiny = smallest_normal(x)
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
         re, im = row(starts, 2 * r, D, d0, d1).copy(), row(starts, 2 * r + 1, D, d0, d1).copy()
@@ -92,8 +106,8 @@ def _forward_complex(a, a_rows, x, starts, cut, reverse, form, T, length, pieces
             for d in range(re.size):
                 new_re = a_re[d] * re[d] - a_im[d] * im[d] + x_re[d]
                 new_im = a_re[d] * im[d] + a_im[d] * re[d] + x_im[d]
-                re[d] = new_re
-                im[d] = new_im
+                re[d] = 0 if abs(new_re) < tiny else new_re
+                im[d] = 0 if abs(new_im) < tiny else new_im
                 h_re[d] = new_re
                 h_im[d] = new_im
 
@@ -103,6 +117,7 @@ def _backward_real(  # type: ignore[no-untyped-def]
     a, a_rows, x, h, h0, cut, reverse, form, T, length, pieces, D, dh, carries, da, da_sum, dx, dh0, r0, r1, d0, d1
 ):
     """ĝ_t = dh_t + a_{t+1} ĝ_{t+1};  dx_t = ĝ_t;  da_t = ĝ_t h_{t-1};  dh0 = a_1 ĝ_1."""
+    tiny = smallest_normal(h)
     n = d1 - d0
     constant = da_sum.size > 0
     total, zeros = np.zeros(n, h.dtype), np.zeros(n, h.dtype)
@@ -125,7 +140,8 @@ def _backward_real(  # type: ignore[no-untyped-def]
                     g = dh_t[d] + carry[d]
                     dx_t[d] = g
                     total[d] += g * before[d]
-                    carry[d] = a_t[d] * g
+                    value = a_t[d] * g
+                    carry[d] = 0 if abs(value) < tiny else value
                 if k % _PARTIAL == 0 or k == first:
                     _move(total, row(da_sum, r, D, d0, d1))
             else:
@@ -134,7 +150,8 @@ def _backward_real(  # type: ignore[no-untyped-def]
                     g = dh_t[d] + carry[d]
                     dx_t[d] = g
                     da_t[d] = g * before[d]
-                    carry[d] = a_t[d] * g
+                    value = a_t[d] * g
+                    carry[d] = 0 if abs(value) < tiny else value
             if is_cut:
                 carry[:] = 0
         if first == 0:
@@ -147,6 +164,7 @@ def _backward_log(  # type: ignore[no-untyped-def]
 ):
     """As `_backward_real`, from log a and to it: d log a = a da. Where x enters as s x with s = sqrt(1 - a²), also
     dx = s ĝ and d log a = a da - ĝ x a² / s."""
+    tiny = smallest_normal(h)
     n = d1 - d0
     zeros, a_t, v = np.zeros(n, h.dtype), np.empty(n, h.dtype), np.empty(n, h.dtype)
     least = np.full(1, _LEAST, h.dtype)[0]
@@ -172,7 +190,8 @@ def _backward_log(  # type: ignore[no-untyped-def]
             for d in range(n):
                 g = dh_t[d] + carry[d]
                 dx_t[d] = g
-                carry[d] = a_t[d] * g
+                value = a_t[d] * g
+                carry[d] = 0 if abs(value) < tiny else value
                 da_t[d] = carry[d] * before[d]
             if form == NORMALIZED:
                 variances(log_a, v)
@@ -191,6 +210,7 @@ def _backward_complex(  # type: ignore[no-untyped-def]
     a, a_rows, x, h, h0, cut, reverse, form, T, length, pieces, D, dh, carries, da, da_sum, dx, dh0, r0, r1, d0, d1
 ):
     """As `_backward_real`, with conj(a) and conj(h): gradients are dL/dRe + i dL/dIm."""
+    tiny = smallest_normal(h)
     n = d1 - d0
     constant = da_sum.size > 0
     total_re, total_im, zeros = np.zeros(n, h.dtype), np.zeros(n, h.dtype), np.zeros(n, h.dtype)
@@ -215,8 +235,10 @@ def _backward_complex(  # type: ignore[no-untyped-def]
                 g_re, g_im = dh_re[d] + re[d], dh_im[d] + im[d]
                 dx_re[d] = g_re
                 dx_im[d] = g_im
-                re[d] = a_re[d] * g_re + a_im[d] * g_im
-                im[d] = a_re[d] * g_im - a_im[d] * g_re
+                new_re = a_re[d] * g_re + a_im[d] * g_im
+                new_im = a_re[d] * g_im - a_im[d] * g_re
+                re[d] = 0 if abs(new_re) < tiny else new_re
+                im[d] = 0 if abs(new_im) < tiny else new_im
             # loops of their own: with too many arrays in one, LLVM gives up
             if constant:
                 for d in range(n):

@@ -6,8 +6,11 @@ from resurge.jit import inlined, jit
 from resurge.ops.diagonal.form import NORMALIZED
 from resurge.ops.elementary import exp, one_minus_exp
 
-# A product of decays below this is taken as zero: arithmetic with denormal numbers is a hundred times slower.
-_NOTHING = 1e-36
+
+@jit
+def smallest_normal(like):  # type: ignore[no-untyped-def]
+    """The smallest normal number of the type of `like`."""
+    return np.full(1, 1.2e-38 if like.itemsize == 4 else 2.3e-308, like.dtype)[0]
 
 
 @inlined
@@ -44,9 +47,9 @@ def plain(form, log_a, x, decay, scaled):  # type: ignore[no-untyped-def]
 @jit
 def _vanished(w):  # type: ignore[no-untyped-def]
     """Whether all products are 0, those that are next to it made so."""
-    alive = 0
+    alive, tiny = 0, smallest_normal(w)
     for d in range(w.size):
-        w[d] = w[d] if abs(w[d]) > _NOTHING else 0
+        w[d] = 0 if abs(w[d]) < 64 * tiny else w[d]
         alive += w[d] != 0
     return alive == 0
 

@@ -1,0 +1,127 @@
+"""What serves what: told once, never silently, never refused; and the Triton kernels where there is no GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import resurge
+from resurge import dispatch
+from resurge.layers import LRU
+from resurge.ops import diagonal_scan
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", code],
+        capture_output=True, text=True, check=True, env={**os.environ, "TRITON_INTERPRET": "0", **environment},
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+def test_every_backend_is_told_with_its_reason() -> None:
+    told = {backend.name: backend for backend in resurge.backends()}
+    assert list(told) == ["triton", "numba", "torch", "reference"]
+    assert told["numba"].available
+    if not torch.cuda.is_available():
+        assert not told["triton"].available
+        assert told["triton"].reason == "no CUDA device"
+
+
+@pytest.mark.parametrize("module", ["numba", "triton"])
+def test_work_goes_on_without_a_compiler(module: str) -> None:
+    """With the package hidden: the plain form serves, and says so once."""
+    code = f"""
+import sys
+sys.modules[{module!r}] = None
+import torch, resurge
+from resurge.ops import diagonal_scan
+for _ in range(2):
+    h, _ = diagonal_scan(torch.tensor([0.5]), torch.ones(1, 3, 1))
+print(h.flatten().tolist())
+print([b.reason for b in resurge.backends() if b.name == {module!r}])
+"""
+    out = run(code)
+    assert "[1.0, 1.5, 1.75]" in out
+    assert f"{module} cannot be imported" in out
+    assert out.count("serves, because") == (1 if module == "numba" else 0)  # triton is not missed on a CPU
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_does_no_harm() -> None:
+    code = """
+import torch, resurge
+from numba.core import caching
+caching.CacheImpl._locator_classes = []
+from resurge.ops import diagonal_scan
+print(diagonal_scan(torch.tensor([0.5]), torch.ones(1, 3, 1))[0].flatten().tolist())
+print([b.reason for b in resurge.backends() if b.name == "numba"])
+"""
+    out = run(code)
+    assert "[1.0, 1.5, 1.75]" in out
+    assert "compiled anew in each process" in out
+
+
+def test_a_backend_refuses_tensors_of_another_device() -> None:
+    code = """
+import torch, resurge
+from resurge.ops import diagonal_scan
+try:
+    with resurge.backend("triton"):
+        diagonal_scan(torch.tensor([0.5]), torch.ones(1, 3, 1))
+except resurge.ResurgeError as error:
+    print(error)
+"""
+    assert "backend 'triton' serves CUDA tensors, and was given tensors on 'cpu'" in run(code)
+    with pytest.raises(resurge.ResurgeError, match="'numba' serves CPU tensors"), resurge.backend("numba"):
+        dispatch.choose("cuda", torch.float32)
+
+
+def test_explain_names_the_backend() -> None:
+    assert "diagonal_scan <- numba" in resurge.explain(LRU(4, 4), torch.zeros(1, 2, 4))
+    with resurge.backend("reference"):
+        assert "forced" in resurge.explain(LRU(4, 4), torch.zeros(1, 2, 4))
+
+
+def test_every_triton_kernel_compiles_without_spills(tmp_path: Path) -> None:
+    """For sm_80 and sm_90, from the very calls that the ops make; no GPU is needed."""
+    figures = tmp_path / "kernels.json"
+    command = [sys.executable, "-m", "benchmarks", "kernels", "--json", str(figures)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "0"}
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    compiled = json.loads(figures.read_text())
+    ops = {path.parent.name for path in (ROOT / "src" / "resurge" / "ops").glob("*/gpu.py")}
+    table = json.loads((ROOT / "src" / "resurge" / "ops" / "launch.json").read_text())
+    assert {entry["kernel"] for entry in compiled} == set(table), (
+        "a kernel without a case, or a stale line of the table"
+    )
+    assert {entry["sm"] for entry in compiled} == {80, 90}
+    assert ops
+    assert all(entry["spilled_bytes"] == 0 and 0 < entry["registers"] <= 255 for entry in compiled)
+
+
+def test_launches_never_specialise_on_time() -> None:
+    """A new length must not compile anew: T is in no kernel's key."""
+    for path in (ROOT / "src" / "resurge" / "ops").glob("*/gpu.py"):
+        module = __import__(f"resurge.ops.{path.parent.name}.gpu", fromlist=["gpu"])
+        for name in json.loads((ROOT / "src" / "resurge" / "ops" / "launch.json").read_text()):
+            kernel = getattr(module, name, None)
+            if kernel is not None and "T" in path.read_text().split(f"def {name}(")[1].split(":")[0]:
+                before = path.read_text().split(f"def {name}(")[0]
+                decorator = before[before.rindex("@triton.jit") :]
+                assert '"T"' in decorator, f"{name} specialises on T"
+
+
+def test_offsets_are_not_32_bit() -> None:
+    """Steps beyond 2^31 numbers: a view of one row, expanded, costs no memory and reaches far."""
+    T, D = 1 << 20, 4
+    x = torch.ones(1, 1, D).expand(1, T, D)
+    h, _ = diagonal_scan(torch.zeros(D), x)
+    assert bool((h == 1).all())
