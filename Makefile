@@ -26,7 +26,7 @@ docs: .venv/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 benchmark: .venv/.bench
-	$(BIN)/python -m benchmarks train
+	$(BIN)/python -m benchmarks all
 
 clean:
 	rm -rf .venv site build runs

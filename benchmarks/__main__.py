@@ -4,9 +4,17 @@ import argparse
 import importlib
 
 NAMES = {
-    "train": "a training step of a deep LRU classifier beside its matrix products, torch.nn.LSTM and JAX",
+    "all": "what the documentation tells: on the CPU about an hour, on a GPU within ten minutes",
+    "ops": "every op against the hardware's limit and the peers, T from 128 to 1M",
+    "train": "training steps and decoding: the LRU classifier, a Mamba layer, every layer's step",
+    "precision": "the error of every op against float64, for the documentation; --check",
+    "first_call": "a new process's first calls, and that nothing is compiled at import",
+    "memory": "peak memory of each op, forward and backward, against its sizes",
     "imports": "the time of `import resurge` beside `import torch`",
     "stream_memory": "resident memory over a million streamed steps",
+    "kernels": "every Triton kernel compiled ahead of time: registers, shared memory, spills",
+    "tune": "on a GPU: the launch parameters of the Triton kernels, measured anew",
+    "claims": "what was measured beside what was asked for; --write-docs puts it into the documentation",
 }
 
 

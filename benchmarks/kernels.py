@@ -63,10 +63,54 @@ def short_conv(dtype: torch.dtype) -> None:
             _backward(short_conv(_leaf((1, 64, 128), dtype), _leaf((128, K)), reset=reset))
 
 
+def softmax(dtype: torch.dtype) -> None:
+    from resurge.ops import softmax_scan
+
+    B, T = 1, 64
+    for H, D in ((128, 128), (2, 128), (1, 256)):  # RWKV-4, heads of 64 channels, a head that falls in two
+        for cut in (None, torch.zeros(B, T, dtype=torch.bool)):
+            k, v = _leaf((B, T, H), dtype), _leaf((B, T, D), dtype)
+            w, u = (_leaf((H,)), _leaf((H,))) if H == D else (None, None)
+            y, state = softmax_scan(k, v, w, u, (_leaf((B, H)), _leaf((B, D)), _leaf((B, H))), reset=cut)
+            _backward((y, *state))
+
+
+def selective(dtype: torch.dtype) -> None:
+    from resurge.ops import selective_scan
+
+    B, T, D, N = 1, 1024, 32, 16  # few channels, so that time is cut into pieces
+    for given in (True, False):
+        u, delta, z = (_leaf((B, T, D), dtype) for _ in range(3))
+        b, c = _leaf((B, T, N), dtype), _leaf((B, T, N), dtype)
+        reset = torch.zeros(B, T, dtype=torch.bool) if given else None
+        options = {"dt": _leaf((B, T)), "reset": reset} if given else {}
+        _backward(selective_scan(u, delta, _leaf((D, N)), b, c, _leaf((D,)), z if given else None, **options))
+
+
+def lem(dtype: torch.dtype) -> None:
+    from resurge.ops import lem_scan
+
+    B, T, D = 1, 64, 128
+    for cut in (None, torch.zeros(B, T, dtype=torch.bool)):
+        p, R, C = _leaf((B, T, 4 * D), dtype), _leaf((3 * D, D)), _leaf((D, D))
+        _backward(lem_scan(p, R, C, _leaf((B, T)), reset=cut))
+
+
+def sigmoid(dtype: torch.dtype) -> None:
+    from resurge.ops import sigmoid_scan
+
+    for cut in (None, torch.zeros(1, 64, dtype=torch.bool)):
+        _backward((sigmoid_scan(_leaf((1, 64, 128), dtype), _leaf((128, 128)), reset=cut),))
+
+
 CASES: dict[str, Callable[[torch.dtype], None]] = {
     "diagonal_scan": diagonal,
     "decay_scan": decay,
+    "lem_scan": lem,
+    "selective_scan": selective,
     "short_conv": short_conv,
+    "sigmoid_scan": sigmoid,
+    "softmax_scan": softmax,
 }
 
 
@@ -108,7 +152,7 @@ def _compile(op: str, dtype: torch.dtype, launch: Any, sm: int) -> Compiled:
     from triton.compiler import ASTSource
 
     kernel, constants = launch.kernel, dict(launch.constants)
-    options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages", "maxnreg") if name in constants}
     signature: dict[str, str] = {}
     attributes: dict[tuple[int], list[list[Any]]] = {}
     for i, (name, value) in enumerate(zip(kernel.arg_names, launch.arguments, strict=False)):

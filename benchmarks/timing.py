@@ -1,33 +1,107 @@
 """Timing of several contestants in turn, so that a slow minute of the machine hits all of them alike."""
 
+import ctypes
+import datetime
+import math
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
+from resurge.memory import reuse_freed_memory
 
-def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of a call of each contestant: two calls to warm up, then `rounds` rounds over all of them."""
-    for contestant in contestants.values():
-        contestant()
-        contestant()
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, contestant in contestants.items():
-            start = time.perf_counter()
+_ARENA_MAX = -8
+_QUEUE = 5e-3  # seconds of work that a GPU is given at once, so that starting the kernels does not count
+_MANY = 50
+
+
+def interleaved(
+    contestants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    wait: Callable[[], None] | None = None,
+    patience: float = math.inf,
+    warm: bool = False,
+) -> dict[str, float]:
+    """Median seconds of a call of each contestant: two calls to warm up, then `rounds` rounds over all of them.
+
+    `warm`: each was called before, and one call to warm up is enough. `wait` waits for a device that works on its own;
+    calls are then timed several at once. Who takes longer than `patience` seconds in the last call to warm up is not
+    called again: that time is the result.
+    """
+    slow: dict[str, float] = {}
+    repeat: dict[str, int] = {}
+    for name, contestant in contestants.items():
+        if not warm:
             contestant()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+        once = _seconds(contestant, wait, 1)
+        if once > patience:
+            slow[name] = once
+        else:
+            repeat[name] = 1 if wait is None else max(1, min(_MANY, math.ceil(_QUEUE / once)))
+    times: dict[str, list[float]] = {name: [] for name in repeat}
+    for _ in range(rounds):
+        for name, count in repeat.items():
+            times[name].append(_seconds(contestants[name], wait, count))
+    return {name: slow[name] if name in slow else statistics.median(times[name]) for name in contestants}
 
 
-def machine() -> str:
-    """The machine in words."""
-    model = platform.processor() or platform.machine()
+def _seconds(contestant: Callable[[], object], wait: Callable[[], None] | None, count: int) -> float:
+    if wait is not None:
+        wait()
+    start = time.perf_counter()
+    for _ in range(count):
+        contestant()
+    if wait is not None:
+        wait()
+    return (time.perf_counter() - start) / count
+
+
+def waiter(device: torch.device) -> Callable[[], None] | None:
+    """What `interleaved` waits with for this device."""
+    return torch.cuda.synchronize if device.type == "cuda" else None
+
+
+def machine(device: torch.device | None = None) -> dict[str, Any]:
+    """The machine, as results name it."""
+    name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
-            model = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+            name = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    busy = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+    told = {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_before": busy,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    if device is not None and device.type == "cuda":
+        told["gpu"] = torch.cuda.get_device_name(device)
+        told["cuda"] = torch.version.cuda
+    return told
+
+
+def in_words(told: Mapping[str, Any]) -> str:
+    """`machine()` in one line."""
+    device = f"{told['gpu']}, CUDA {told['cuda']}; " if "gpu" in told else ""
+    cpu = f"{told['cpu']}, {told['threads']} threads on {told['cores']} cores"
+    return f"{device}{cpu}, torch {told['torch']}, {told['date']}"
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep the memory that it frees, whichever thread asked for it; whether that could be set.
+
+    `reuse_freed_memory` does so for blocks of the main thread. XLA asks for its results in threads of its own, whose
+    arenas hold no large blocks: without the second setting, page faults are most of the time of JAX's scans. To be
+    called before any package starts threads.
+    """
+    return reuse_freed_memory() and bool(ctypes.CDLL(None).mallopt(_ARENA_MAX, 1))

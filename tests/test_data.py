@@ -248,7 +248,8 @@ def test_describe_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     described = {entry.name: entry for entry in data.describe()}
     assert list(described) == data.tasks()
-    assert [name for name, entry in described.items() if entry.present] == ["digits", "text"]
+    present = [name for name, entry in described.items() if entry.present]
+    assert present == ["digits", "adding", "copying", "passkey", "regression", "text"]
     assert all(len(entry.summary) > 20 and entry.source for entry in described.values())
     assert data.task("digits") is data.Digits
     with pytest.raises(ResurgeError, match=r"unknown task 'digit'. Did you mean 'digits'"):

@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 BASE = {"errors", "files", "jit", "paper", "memory"}
 CORE = BASE | {"state", "dispatch"}
 MIDDLE = CORE | {"layer", "ops", "nn", "layers", "models"}
-USES = MIDDLE | {"data", "recipes.base", "resurge"}
+USES = MIDDLE | {"lsrl", "data", "recipes.base", "resurge"}
 MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),
     "state": BASE,
@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "data": BASE,
     "training": USES,
     "inference": USES,
+    "interop": MIDDLE,
+    "lsrl": CORE | {"layers"},
     "analysis": USES | {"training", "inference", "recipes"},  # a report names the recipe's own settings
     "recipes": USES,
     "cli": USES | {"training", "inference", "analysis", "recipes"},

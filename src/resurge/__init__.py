@@ -3,7 +3,7 @@
 from resurge import layers, models, ops, state
 from resurge.dispatch import backend, backends, explain
 from resurge.errors import ResurgeError
-from resurge.layer import Bidirectional, ParamGroups, RecurrentLayer, param_groups
+from resurge.layer import Bidirectional, ParamGroups, RecurrentLayer, TimedLayer, param_groups
 from resurge.paper import Paper, cite
 
 __version__ = "0.1.0"
@@ -14,6 +14,7 @@ __all__ = [
     "ParamGroups",
     "RecurrentLayer",
     "ResurgeError",
+    "TimedLayer",
     "__version__",
     "backend",
     "backends",

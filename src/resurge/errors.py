@@ -9,6 +9,10 @@ class ResurgeError(ValueError):
     """Something the user gave is wrong. The message is one line; the command line prints it and exits with 2."""
 
 
+class Diverged(ResurgeError):
+    """A training has come to a loss that is not finite."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'lru'?"` for the choice nearest to `name`, or an empty string if none is near."""
     matches = get_close_matches(name, list(choices), n=1, cutoff=0.5)

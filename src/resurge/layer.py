@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from resurge.dispatch import transformed
 from resurge.errors import ResurgeError
 from resurge.paper import Paper, cite
 from resurge.state import check
@@ -56,13 +57,7 @@ class RecurrentLayer(nn.Module):
         Raises:
             ResurgeError: a wrong shape, or the state of another layer or batch size.
         """
-        if x.dim() != 3 or x.shape[-1] != self.d_model or 0 in x.shape:
-            raise ResurgeError(f"x must have shape (B, T, {self.d_model}) with B, T >= 1, and has {tuple(x.shape)}")
-        if reset is not None and (reset.dtype != torch.bool or reset.shape != x.shape[:2]):
-            raise ResurgeError(
-                f"reset must be bool of shape (B, T) = {tuple(x.shape[:2])}, "
-                f"and is {reset.dtype} of {tuple(reset.shape)}"
-            )
+        self._check_sequence(x, reset)
         return self.scan(x, self._state(state, x.shape[0]), reset)
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -74,6 +69,15 @@ class RecurrentLayer(nn.Module):
         self._check_step(x_t)
         y, state = self.forward(x_t[:, None], state)
         return y[:, 0], state
+
+    def _check_sequence(self, x: Tensor, reset: Tensor | None) -> None:
+        if x.dim() != 3 or x.shape[-1] != self.d_model or 0 in x.shape:
+            raise ResurgeError(f"x must have shape (B, T, {self.d_model}) with B, T >= 1, and has {tuple(x.shape)}")
+        if reset is not None and (reset.dtype != torch.bool or reset.shape != x.shape[:2]):
+            raise ResurgeError(
+                f"reset must be bool of shape (B, T) = {tuple(x.shape[:2])}, "
+                f"and is {reset.dtype} of {tuple(reset.shape)}"
+            )
 
     def _check_step(self, x_t: Tensor) -> None:
         if x_t.dim() != 2 or x_t.shape[-1] != self.d_model or 0 in x_t.shape:
@@ -111,6 +115,59 @@ class RecurrentLayer(nn.Module):
             if name in kept and parameter.dtype in (torch.bfloat16, torch.float16):
                 parameter.data = kept[name].to(parameter.device, torch.float32)
         return self
+
+
+class TimedLayer(RecurrentLayer):
+    """Base of the layers that discretise a system in continuous time, and so can tell how much time passes.
+
+    Step t advances the system by Δ_t = Δ dt_t, with the layer's own step size Δ and dt_t > 0, the time since the step
+    before in units of the usual one. Unevenly sampled series give the gaps between their samples; a series at half the
+    rate that the layer was trained at gives 2. No dt is dt = 1. A subclass writes `scan` with dt, (B, T) or None.
+    """
+
+    def scan(self, x: Tensor, state: Any, reset: Tensor | None, dt: Tensor | None = None) -> tuple[Tensor, Any]:
+        """The layer's own mathematics over checked arguments: those of `RecurrentLayer.scan`, and dt (B, T) or None."""
+        raise TypeError(f"{type(self).__name__} does not define scan")
+
+    def forward(
+        self, x: Tensor, state: Any = None, *, reset: Tensor | None = None, dt: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """As `RecurrentLayer.forward`, with the time that passes at each step.
+
+        Args:
+            x, state, reset: as there.
+            dt: `(B, T)`, the time since the step before, positive and finite; None is 1 everywhere.
+
+        Raises:
+            ResurgeError: also a dt of another shape, or one that is not positive and finite (not looked for under
+                `torch.compile` and functorch transforms, which cannot see values).
+        """
+        self._check_sequence(x, reset)
+        if dt is not None:
+            dt = _checked_times(dt, x)
+        return self.scan(x, self._state(state, x.shape[0]), reset, dt)
+
+    def step(self, x_t: Tensor, state: Any, *, dt: Tensor | None = None) -> tuple[Tensor, Any]:
+        """As `RecurrentLayer.step`, with the time dt `(B,)` since the step before."""
+        self._check_step(x_t)
+        if dt is not None and dt.shape != x_t.shape[:1]:
+            raise ResurgeError(f"dt must have shape (B,) = {tuple(x_t.shape[:1])}, and has {tuple(dt.shape)}")
+        y, state = self.forward(x_t[:, None], state, dt=None if dt is None else dt[:, None])
+        return y[:, 0], state
+
+
+def _checked_times(dt: Tensor, x: Tensor) -> Tensor:
+    """dt in floating point, refused if it is not one positive, finite number a step of x."""
+    if dt.shape != x.shape[:2] or dt.dtype == torch.bool or dt.is_complex():
+        raise ResurgeError(
+            f"dt must be one number a step, shape (B, T) = {tuple(x.shape[:2])}, and is {dt.dtype} of {tuple(dt.shape)}"
+        )
+    if not (torch.compiler.is_compiling() or transformed()):
+        wrong = ~(torch.isfinite(dt) & (dt > 0))
+        if bool(wrong.any()):
+            b, t = wrong.nonzero()[0].tolist()
+            raise ResurgeError(f"dt must be positive and finite, and dt[{b}, {t}] is {dt[b, t].item():g}")
+    return dt if dt.is_floating_point() else dt.to(torch.get_default_dtype())
 
 
 def param_groups(model: nn.Module) -> ParamGroups:

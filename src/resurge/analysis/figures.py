@@ -216,6 +216,25 @@ def scatter(true: np.ndarray[Any, Any], said: np.ndarray[Any, Any]) -> str:
         return _svg(figure, "Predicted over true values of the test data")
 
 
+def reconstruction(signal: Tensor, known: Mapping[str, Tensor]) -> str:
+    """A signal (T,), and what each memory still knows of it at its end: (T,), NaN where it knows nothing."""
+    with _drawing() as new:
+        figure = new(figsize=(9.3, 1.9 * len(known)))
+        grid = figure.subplots(len(known), 1, sharex=True, squeeze=False, gridspec_kw={"hspace": 0.45})
+        low, high = float(signal.min()), float(signal.max())
+        margin = 0.15 * max(high - low, 1e-9)
+        for axes, (name, past) in zip(grid[:, 0], known.items(), strict=True):
+            axes.plot(signal.numpy(), color=BEFORE, lw=3, label="signal")
+            axes.plot(past.numpy(), color=AFTER, lw=1.3, label="what the memory gives back")
+            axes.set_title(name)
+            axes.set_xlim(0, len(signal) - 1)
+            axes.set_ylim(low - margin, high + margin)
+            axes.grid(axis="y")
+        grid[-1, 0].set_xlabel("step")
+        grid[0, 0].legend(frameon=False, labelcolor="linecolor", loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+        return _svg(figure, "A signal, and its reconstruction from the coefficients of each memory")
+
+
 def _spans(values: Mapping[str, list[float]], name: str) -> bool:
     """Whether the positive values of both parts span more than a factor of 20, so that a log scale shows more."""
     every = [v for part in ("train", "val") for v in values.get(f"{part}_{name}", [])]

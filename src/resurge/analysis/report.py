@@ -42,7 +42,7 @@ def report(run: Run) -> str:
             page.section("Test data", f"Not shown, because the data is not there as it was: {escape(str(error))}", "")
         )
     if splits is not None:
-        parts += _text(run, splits) if run.spec.target == "next_token" else _answers(run, splits)
+        parts += _text(run, splits) if run.spec.target in ("next_token", "answers") else _answers(run, splits)
     parts += _spectra(run, splits)
     parts += [_settings(run, results), _again(run)]
     parts.append(f"<footer>Made by resurge {resurge.__version__} from {escape(str(run.path))}.</footer>")

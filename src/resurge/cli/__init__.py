@@ -13,6 +13,7 @@ _EXAMPLES = """\
 Examples:
   resurge fit lru/digits                          train; the run is kept in runs/lru-digits-0
   resurge fit lru/digits --lr 3e-3 --depth 2      any setting can be given: resurge fit lru/digits --help
+  resurge compare lru/digits --layers lru,gru     the same recipe with other layers, side by side
   resurge evaluate runs/lru-digits-0 --json       measure it on its test data
   resurge report runs/lru-digits-0                one HTML page with everything to see
   resurge predict runs/lru-digits-0 - < values    stream values from standard input
@@ -24,9 +25,9 @@ resurge COMMAND --help tells more. Exit code 0: done; 1: a claim does not hold; 
 
 def commands() -> dict[str, Any]:
     """The commands by name, each a `Command`."""
-    from resurge.cli import about, runs, serving
+    from resurge.cli import about, compare, runs, serving
 
-    classes: list[Any] = [runs.Fit, runs.Evaluate, runs.Report, serving.Predict, serving.Generate]
+    classes: list[Any] = [runs.Fit, compare.Compare, runs.Evaluate, runs.Report, serving.Predict, serving.Generate]
     classes += [about.Systems, about.Verify, about.Data, about.Info, about.Completion]
     return {command.NAME: command for command in classes}
 

@@ -12,13 +12,14 @@ def script(shell: str) -> str:
     """The completion script for "bash", "zsh", "tcsh" or "fish"."""
     from resurge import recipes
     from resurge.cli import commands
+    from resurge.cli.recipe import RecipeCommand
 
     choices = []
     for name, command in commands().items():
-        if name == "fit":
+        if issubclass(command, RecipeCommand):
             made = [(recipe, command(recipe=recipe, experiment=recipes.get(recipe))) for recipe in recipes.names()]
             kinds = [Annotated[command, tyro.conf.subcommand(recipe, default=default)] for recipe, default in made]
-            command = make_dataclass("Fit", [("recipe", _one_of(kinds))])
+            command = make_dataclass(command.__name__, [("recipe", _one_of(kinds))])
         choices.append(Annotated[command, tyro.conf.subcommand(name)])
     out = io.StringIO()
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)

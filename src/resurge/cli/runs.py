@@ -1,21 +1,17 @@
 """Commands about runs: train one, measure it, show it."""
 
-import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from resurge.cli.command import Command, Flag, json_line, print_figures
-from resurge.cli.parsing import parse
-from resurge.errors import ResurgeError
-from resurge.recipes.base import Experiment
+from resurge.cli.recipe import RecipeCommand
 
 
 @dataclass
-class Fit(Command):
+class Fit(RecipeCommand):
     """Train a recipe, with every setting open to change.
 
     What is learnt is kept in a folder; a run that was stopped or killed goes on with --resume, to the same weights
@@ -29,9 +25,6 @@ class Fit(Command):
         "resurge fit lru/digits --resume",
         "resurge fit lru/series --path my.csv --label kind --json",
     )
-    recipe: tyro.conf.Suppress[str]
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    """Everything that the recipe sets."""
     out: Path | None = None
     """Folder of the run; by default runs/, the recipe's name and the seed."""
     resume: Flag = False
@@ -40,21 +33,6 @@ class Fit(Command):
     """"cpu", "cuda", "cuda:1" ...; by default a GPU if there is one."""
     json: Flag = False
     """Print the test results as one JSON object, the last line."""
-
-    @classmethod
-    def parse(cls, words: Sequence[str]) -> Self:
-        from resurge import recipes
-
-        if words and words[0] in ("-h", "--help"):
-            print(f"usage: resurge fit RECIPE [OPTIONS]\n\n{inspect.getdoc(cls)}\n\nRecipes:")
-            for system in recipes.systems():
-                for name, make in system.EXPERIMENTS.items():
-                    print(f"  {system.PAPER.slug}/{name:<10} {(make.__doc__ or '').strip().partition(chr(10))[0]}")
-            raise SystemExit(0)
-        if not words or words[0].startswith("-"):
-            raise ResurgeError(f"fit needs a recipe as its first word. Known: {', '.join(recipes.names())}.")
-        default = cls(recipe=words[0], experiment=recipes.get(words[0]))
-        return parse(cls, words[1:], f"resurge fit {words[0]}", default)
 
     def run(self) -> int:
         from resurge.training import fit

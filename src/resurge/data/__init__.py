@@ -5,15 +5,19 @@ Everything is deterministic given the options. Nothing here needs Lightning but 
 
 from typing import NamedTuple
 
+from resurge.data.adding import Adding
 from resurge.data.base import Batch, InputSpec, Split, Splits, Task
 from resurge.data.cifar import SCIFAR
+from resurge.data.copying import Copying
 from resurge.data.digits import Digits
 from resurge.data.folder import FolderTask
 from resurge.data.imdb import IMDB
 from resurge.data.listops import ListOps
 from resurge.data.loader import BatchLoader
 from resurge.data.mnist import PSMNIST, SMNIST
+from resurge.data.passkey import Passkey
 from resurge.data.reading import read_values
+from resurge.data.regression import InContextRegression
 from resurge.data.sequences import Sequences, hold_out
 from resurge.data.series import Series, read_series
 from resurge.data.tables import SeriesFile
@@ -25,12 +29,16 @@ __all__ = [
     "PSMNIST",
     "SCIFAR",
     "SMNIST",
+    "Adding",
     "Batch",
     "BatchLoader",
+    "Copying",
     "Description",
     "Digits",
+    "InContextRegression",
     "InputSpec",
     "ListOps",
+    "Passkey",
     "Sequences",
     "Series",
     "SeriesFile",
@@ -48,7 +56,11 @@ __all__ = [
 ]
 
 _TASKS: dict[str, type[Task]] = {
-    cls.name: cls for cls in (Digits, ListOps, SMNIST, PSMNIST, SCIFAR, IMDB, Text, Series)
+    cls.name: cls
+    for cls in (
+        *(Digits, Adding, Copying, Passkey, InContextRegression),
+        *(ListOps, SMNIST, PSMNIST, SCIFAR, IMDB, Text, Series),
+    )
 }
 
 

@@ -15,8 +15,8 @@ class Batch(NamedTuple):
     """What a model sees at once.
 
     inputs are values (B, T, d) float32 or tokens (B, T) int64, rows padded on the right with zeros; targets are
-    classes (B,) int64, values (B, k) float32 or next tokens (B, T) int64; lengths (B,) int64 tells how many steps of
-    a row are real, None that all are.
+    classes (B,) int64, values (B, k) float32, next tokens (B, T) int64, or answers (B, T) int64, -100 at steps where
+    none is asked; lengths (B,) int64 tells how many steps of a row are real, None that all are.
     """
 
     inputs: Tensor
@@ -32,8 +32,8 @@ class InputSpec:
     """Real channels, or tokens."""
     d_input: int
     """Number of channels, or of kinds of tokens."""
-    target: Literal["class", "value", "next_token"]
-    """What is to be told: one class a series, k real values a series, or each next token."""
+    target: Literal["class", "value", "next_token", "answers"]
+    """What is to be told: one class a series, k real values a series, each next token, or a token at some steps."""
     d_output: int
     """Number of classes, of values, or of kinds of tokens."""
     mean: list[float] = field(default_factory=list)
@@ -63,6 +63,8 @@ class InputSpec:
         Raises:
             ResurgeError: the inputs are values, or the text is not what the encoding expects.
         """
+        if not self.encoding and self.kind == "tokens":
+            raise ResurgeError(f"this model takes series of {self.d_input} kinds of tokens, and was given text")
         if not self.encoding:
             raise ResurgeError(f"this model takes series of {self.d_input} values a step, and was given text")
         return self.inputs(encoding.ENCODERS[self.encoding](text))

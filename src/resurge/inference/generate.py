@@ -39,7 +39,7 @@ def generate(
     """
     if not isinstance(model, LanguageModel):
         raise ResurgeError(f"generation needs a LanguageModel, and was given a {type(model).__name__}")
-    vocabulary = model.embedding.num_embeddings
+    vocabulary = model.vocabulary
     if not prompt:
         raise ResurgeError("the prompt must have at least one token, and is empty")
     if min(prompt) < 0 or max(prompt) >= vocabulary:

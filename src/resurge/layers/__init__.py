@@ -7,21 +7,61 @@ from typing import Any, ClassVar
 
 from resurge.errors import unknown
 from resurge.layer import RecurrentLayer
+from resurge.layers.aaren import Aaren
+from resurge.layers.gated_linear_rnn import GatedLinearRNN
+from resurge.layers.gated_relu_rnn import GatedReLURNN
+from resurge.layers.gateloop import GateLoop
 from resurge.layers.gru import GRU
+from resurge.layers.hawk import GemmaHawk, Hawk
+from resurge.layers.hgrn import HGRN, ComplexHGRN
+from resurge.layers.hippo_rnn import HiPPORNN
+from resurge.layers.lem import LEM
+from resurge.layers.local_attention import LocalAttention
 from resurge.layers.lru import LRU
 from resurge.layers.lru_ablation import DiagonalExp, DiagonalReIm, DiagonalStableExp
+from resurge.layers.lssl import LSSL
 from resurge.layers.lstm import LSTM
+from resurge.layers.mamba import Mamba
+from resurge.layers.mingru import MinGRU
+from resurge.layers.minlstm import MinLSTM
 from resurge.layers.rglru import RGLRU
+from resurge.layers.rwkv4 import RWKV4, RWKV4ChannelMix
+from resurge.layers.s4d import S4DInv, S4DLegS, S4DLin
+from resurge.layers.s5 import S5
+from resurge.layers.scrn import SCRN, AdaptiveSCRN
 
 __all__ = [
     "GRU",
+    "HGRN",
+    "LEM",
     "LRU",
+    "LSSL",
     "LSTM",
     "RGLRU",
+    "RWKV4",
+    "S5",
+    "SCRN",
+    "Aaren",
+    "AdaptiveSCRN",
+    "ComplexHGRN",
     "DiagonalExp",
     "DiagonalReIm",
     "DiagonalStableExp",
+    "GateLoop",
+    "GatedLinearRNN",
+    "GatedReLURNN",
+    "GemmaHawk",
+    "Hawk",
+    "HiPPORNN",
     "LayerOptions",
+    "LocalAttention",
+    "Mamba",
+    "MinGRU",
+    "MinLSTM",
+    "RWKV4ChannelMix",
+    "S4DInv",
+    "S4DLegS",
+    "S4DLin",
     "create",
     "layer_class",
     "names",

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from resurge.errors import ResurgeError
-from resurge.models.stack import Stack, StackState
+from resurge.models.stack import Blocks, StackState
 
 
 class LanguageModel(nn.Module):
@@ -12,14 +12,26 @@ class LanguageModel(nn.Module):
     Args:
         vocabulary: number of kinds of tokens.
         stack: the residual stack; its norm should not look across time ("layer" or "rms").
+        embedding: maps tokens (B, T) to (B, T, d_model); `nn.Embedding` by default.
+        norm: of the stack's outputs; `nn.LayerNorm` by default.
+        head: maps (B, T, d_model) to logits (B, T, vocabulary); `nn.Linear` by default.
     """
 
-    def __init__(self, vocabulary: int, stack: Stack) -> None:
+    def __init__(
+        self,
+        vocabulary: int,
+        stack: Blocks,
+        *,
+        embedding: nn.Module | None = None,
+        norm: nn.Module | None = None,
+        head: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, stack.d_model)
+        self.vocabulary = vocabulary
+        self.embedding = embedding or nn.Embedding(vocabulary, stack.d_model)
         self.stack = stack
-        self.norm = nn.LayerNorm(stack.d_model)
-        self.head = nn.Linear(stack.d_model, vocabulary)
+        self.norm = norm or nn.LayerNorm(stack.d_model)
+        self.head = head or nn.Linear(stack.d_model, vocabulary)
 
     def initial_state(self, batch_size: int) -> StackState:
         """The state before the first token."""

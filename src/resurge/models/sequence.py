@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from resurge.errors import ResurgeError
-from resurge.models.stack import Stack, StackState
+from resurge.models.stack import Blocks, StackState
 from resurge.nn import MeanPool, Pool
 from resurge.state import check
 
@@ -29,7 +29,7 @@ class SequenceClassifier(nn.Module):
         pool: how time is summed up; the mean of all steps by default.
     """
 
-    def __init__(self, encoder: nn.Module, stack: Stack, n_outputs: int, *, pool: Pool | None = None) -> None:
+    def __init__(self, encoder: nn.Module, stack: Blocks, n_outputs: int, *, pool: Pool | None = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.stack = stack

@@ -1,6 +1,6 @@
-"""The deep residual stack around a recurrent layer, and how it treats rows of different lengths."""
+"""The deep residual stack around recurrent layers, and how it treats rows of different lengths."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,23 @@ from resurge.state import where
 StackState = tuple[Any, ...]
 
 
-class ResidualBlock(nn.Module):
+class Block(nn.Module):
+    """Base of the blocks that a stack is made of: a recurrent layer `mixer`, and what is around it."""
+
+    mixer: RecurrentLayer
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The state before the first step."""
+        return self.mixer.initial_state(batch_size)
+
+    def forward(
+        self, x: Tensor, state: Any = None, *, valid: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """x (B, T, D) to the same shape, and the mixer's state; valid (B, T) tells real steps from padding."""
+        raise TypeError(f"{type(self).__name__} does not define forward")
+
+
+class ResidualBlock(Block):
     r"""A recurrent layer, a nonlinearity and a gate, with a skip connection around them.
 
         z = Norm(x);  z = mixer(z);  z = Dropout(GELU(z));  z = Dropout(GLU(z));  x + z
@@ -44,7 +60,6 @@ class ResidualBlock(nn.Module):
     def forward(
         self, x: Tensor, state: Any = None, *, valid: Tensor | None = None, reset: Tensor | None = None
     ) -> tuple[Tensor, Any]:
-        """x (B, T, D) to the same shape, and the mixer's state; valid (B, T) tells real steps from padding."""
         z = self.norm(x, valid) if self.prenorm else x
         z, state = self.mixer(z, state, reset=reset)
         z = self.dropout(self.glu(self.dropout(gelu(z))))
@@ -52,36 +67,58 @@ class ResidualBlock(nn.Module):
         return (x if self.prenorm else self.norm(x, valid)), state
 
 
-class Stack(nn.Module):
-    """`depth` residual blocks, one after the other, each around a mixer of its own.
+class MixerMLPBlock(Block):
+    r"""A recurrent layer and a feed-forward part, each with a norm before it and a skip connection around it.
+
+        z = x + Dropout(mixer(Norm(x)));  z + Dropout(mlp(Norm(z)))
 
     Args:
-        make_mixer: called once a block; gives its recurrent layer, for example
-            `lambda: LRU(128, 256, r_min=0.9, r_max=0.99)`.
-        depth: number of blocks.
-        norm, prenorm, dropout: as in `ResidualBlock`.
+        mixer: the recurrent layer.
+        mlp: a map of each step alone, such as `resurge.nn.GatedMLP`.
+        norm: "batch", "layer" or "rms".
+        dropout: probability, with one mask shared over time.
+
+    Source: section 2.1 of arXiv 2402.19427.
     """
 
-    def __init__(
-        self,
-        make_mixer: Callable[[], RecurrentLayer],
-        depth: int,
-        *,
-        norm: str = "batch",
-        prenorm: bool = True,
-        dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, mixer: RecurrentLayer, mlp: nn.Module, *, norm: str = "rms", dropout: float = 0.0) -> None:
         super().__init__()
-        if depth < 1:
-            raise ResurgeError(f"depth must be at least 1, and is {depth}")
-        self.blocks = nn.ModuleList(
-            ResidualBlock(make_mixer(), norm=norm, prenorm=prenorm, dropout=dropout) for _ in range(depth)
-        )
-        self.d_model: int = self.blocks[0].mixer.d_model  # type: ignore[union-attr, assignment]
+        self.norm = make_norm(norm, mixer.d_model)
+        self.mixer = mixer
+        self.mlp_norm = make_norm(norm, mixer.d_model)
+        self.mlp = mlp
+        self.dropout = TiedDropout(dropout)
+
+    def forward(
+        self, x: Tensor, state: Any = None, *, valid: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        z, state = self.mixer(self.norm(x, valid), state, reset=reset)
+        x = x + self.dropout(z)
+        return x + self.dropout(self.mlp(self.mlp_norm(x, valid))), state
+
+
+class Blocks(nn.Module):
+    """Blocks, one after the other, each with a state of its own.
+
+    Args:
+        blocks: one at least, all of one d_model; their mixers may differ.
+
+    Raises:
+        ResurgeError: no block, or blocks of different widths.
+    """
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        super().__init__()
+        made = list(blocks)
+        widths = [block.mixer.d_model for block in made]
+        if len(set(widths)) != 1:
+            raise ResurgeError(f"a stack needs blocks of one d_model, at least one block, and has those of {widths}")
+        self.blocks = nn.ModuleList(made)
+        self.d_model = widths[0]
 
     def initial_state(self, batch_size: int) -> StackState:
         """The state of every block before the first step."""
-        return tuple(block.mixer.initial_state(batch_size) for block in self.blocks)  # type: ignore[union-attr, operator]
+        return tuple(block.initial_state(batch_size) for block in self.blocks)  # type: ignore[operator]
 
     def forward(
         self,
@@ -144,6 +181,30 @@ class Stack(nn.Module):
             state = where(going, after, state)
             outputs.append(y)
         return torch.cat(outputs, 1), state
+
+
+class Stack(Blocks):
+    """`depth` residual blocks, one after the other, each around a mixer of its own.
+
+    Args:
+        make_mixer: called once a block; gives its recurrent layer, for example
+            `lambda: LRU(128, 256, r_min=0.9, r_max=0.99)`.
+        depth: number of blocks.
+        norm, prenorm, dropout: as in `ResidualBlock`.
+    """
+
+    def __init__(
+        self,
+        make_mixer: Callable[[], RecurrentLayer],
+        depth: int,
+        *,
+        norm: str = "batch",
+        prenorm: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        if depth < 1:
+            raise ResurgeError(f"depth must be at least 1, and is {depth}")
+        super().__init__(ResidualBlock(make_mixer(), norm=norm, prenorm=prenorm, dropout=dropout) for _ in range(depth))
 
 
 def _check_lengths(lengths: Tensor, x: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Small parts that layers and models share."""
 
 from resurge.nn.blocks import BatchNorm, GatedLinear, LayerNorm, Norm, RMSNorm, TiedDropout, norm
+from resurge.nn.bounded import LowerBounds, share_lower_bounds
 from resurge.nn.pooling import LastPool, MeanPool, Pool
 
 __all__ = [
@@ -8,10 +9,12 @@ __all__ = [
     "GatedLinear",
     "LastPool",
     "LayerNorm",
+    "LowerBounds",
     "MeanPool",
     "Norm",
     "Pool",
     "RMSNorm",
     "TiedDropout",
     "norm",
+    "share_lower_bounds",
 ]

@@ -17,7 +17,7 @@ _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # the
 _ROUND = np.float32(12582912.0)  # 1.5 * 2^23: adding it leaves the nearest integer in the low bits
 _LARGEST, _SMALLEST = np.float32(88.72284), np.float32(-103.98)
 _HALF, _ONE, _ZERO = np.float32(0.5), np.float32(1), np.float32(0)
-_INFINITY = np.float32(np.inf)
+_INFINITY, _TWENTY = np.float32(np.inf), np.float32(20)
 _P = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
 _ARTANH = tuple(np.float32(1 / (2 * k + 1)) for k in range(8))
 
@@ -92,6 +92,37 @@ def _sigmoid(x):  # type: ignore[no-untyped-def]
     return lambda x: _ONE / (_ONE + exp(-x))
 
 
+def tanh(x: float) -> float:
+    """The hyperbolic tangent, with all its digits near 0."""
+    return math.tanh(x)
+
+
+@overload(tanh, jit_options=_FLAGS)
+def _tanh(x):  # type: ignore[no-untyped-def]
+    if x != types.float32:
+        return lambda x: math.tanh(x)
+
+    def tanh32(x):  # type: ignore[no-untyped-def]
+        y = x + x  # with E = e^y - 1 it is E / (E + 2): 1 beyond 10 in float32
+        y = y if y > -_TWENTY else -_TWENTY
+        y = y if y < _TWENTY else _TWENTY
+        n = (y * _LOG2E + _ROUND) - _ROUND
+        r = y - n * _LN2_HIGH - n * _LN2_LOW
+        p = _P[7]
+        p = p * r + _P[6]
+        p = p * r + _P[5]
+        p = p * r + _P[4]
+        p = p * r + _P[3]
+        p = p * r + _HALF
+        p = p * r + _ONE
+        power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+        E = power * (p * r) + (power - _ONE)  # n = 0 near 0, where every digit of it is kept
+        value = E / (E + _ONE + _ONE)
+        return value if x == x else x
+
+    return tanh32
+
+
 def softplus(x: float) -> float:
     """log(1 + e^x) with all its digits: e^x far below 0, x far above."""
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
@@ -117,19 +148,3 @@ def _softplus(x):  # type: ignore[no-untyped-def]
         return positive + (s + s) * (p * q + _ONE)
 
     return softplus32
-
-
-def dot(u: Any, v: Any) -> float:
-    """Σ u_i v_i over the length of u, added up in the order that is fastest: the same one for the same length."""
-    return float(sum(u[i] * v[i] for i in range(u.size)))
-
-
-@overload(dot, jit_options={**_FLAGS, "fastmath": {"contract", "reassoc"}})
-def _dot(u, v):  # type: ignore[no-untyped-def]
-    def dot(u, v):  # type: ignore[no-untyped-def]
-        total = u[0] * v[0]
-        for i in range(1, u.size):
-            total += u[i] * v[i]
-        return total
-
-    return dot

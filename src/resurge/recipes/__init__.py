@@ -3,7 +3,7 @@
 from types import ModuleType
 
 from resurge.errors import unknown
-from resurge.recipes import griffin, lru
+from resurge.recipes import gated_rnn_attention, gateloop, griffin, hgrn, hippo, lru, lsrl, lssl, mingru, recurrentgemma, s4d, s5
 from resurge.recipes.base import Check, Experiment, ModelConfig, System, TrainConfig, from_dict, override, to_dict
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "to_dict",
 ]
 
-_SYSTEMS: tuple[ModuleType, ...] = (lru, griffin)
+_SYSTEMS: tuple[ModuleType, ...] = (lru, griffin, mingru, hgrn, gateloop, hippo, lssl, s4d, s5, recurrentgemma, gated_rnn_attention, lsrl)
 
 
 def systems() -> list[ModuleType]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from resurge.data import IMDB, PSMNIST, SCIFAR, SMNIST, Digits, ListOps, Series, Text
+from resurge.data import IMDB, PSMNIST, SCIFAR, SMNIST, Adding, Copying, Digits, ListOps, Series, Text
 from resurge.data.base import Task
 from resurge.layer import RecurrentLayer
 from resurge.layers import LRU, DiagonalExp, DiagonalReIm, DiagonalStableExp, LayerOptions, options_type
@@ -109,6 +109,28 @@ def series() -> Experiment:
     )
 
 
+def adding() -> Experiment:
+    """Two marked numbers among 5,000 to be added up; `--length` makes it shorter. Not calibrated at its full length.
+
+    The last output answers, since a mean over time would add up without any memory; so the ring starts where states
+    remember a thousand steps and more, with the slow phases that the paper gives to its longest task.
+    """
+    return Experiment(
+        data=Adding(),
+        model=ModelConfig(_ring(128, 0.999, 0.9999, math.pi / 50), d_model=64, depth=2, norm="layer", pool="last"),
+        train=TrainConfig(lr=2e-3, lr_factor=0.5, batch_size=50, eval_batch_size=100, max_steps=6_000, val_steps=500),
+    )
+
+
+def copying() -> Experiment:
+    """Ten symbols to be repeated after 1,000 steps; `--length` and `--selective` change the task. Not calibrated."""
+    return Experiment(
+        data=Copying(),
+        model=ModelConfig(_ring(256, 0.99, 0.9999), d_model=64, depth=2, norm="layer"),
+        train=TrainConfig(lr=4e-3, lr_factor=0.5, batch_size=32, eval_batch_size=100, max_steps=6_000, val_steps=500),
+    )
+
+
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     "digits": digits,
     "smnist": smnist,
@@ -116,6 +138,8 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     "scifar": scifar,
     "imdb": imdb,
     "listops": listops,
+    "adding": adding,
+    "copying": copying,
     "text": text,
     "series": series,
 }

@@ -16,7 +16,7 @@ _POOLS: dict[str, type[Pool]] = {"mean": MeanPool, "last": LastPool}
 
 
 def build_model(config: ModelConfig, spec: InputSpec) -> nn.Module:
-    """A model with new weights: a language model for next tokens, else a classifier or a regressor.
+    """A model with new weights: a language model for next tokens and answers, else a classifier or a regressor.
 
     Raises:
         ResurgeError: an option out of range, or a language model that would see the future.
@@ -36,6 +36,7 @@ def build_model(config: ModelConfig, spec: InputSpec) -> nn.Module:
             raise ResurgeError("a bidirectional language model would see the token that it has to predict")
         if config.norm == "batch":
             raise ResurgeError("the norm of a language model must not look across time: use 'layer' or 'rms'")
+    if spec.target in ("next_token", "answers"):
         return LanguageModel(spec.d_input, stack)
     if spec.kind == "tokens":
         encoder: nn.Module = nn.Embedding(spec.d_input, config.d_model)

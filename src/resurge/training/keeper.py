@@ -13,7 +13,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from resurge.data.base import Batch
-from resurge.errors import ResurgeError
+from resurge.errors import Diverged
 from resurge.training.checkpoint import write_weights
 from resurge.training.logs import Bar, disk
 from resurge.training.module import TrainingModule
@@ -139,7 +139,7 @@ class Keeper(Callback):
         found = metrics(progress.sums.cpu(), module.spec)
         progress.sums = progress.sums * 0
         if not math.isfinite(found["loss"]):
-            raise ResurgeError(
+            raise Diverged(
                 f"the loss is {found['loss']} at step {step}: lower train.lr ({module.config.lr:g}) or set train.clip"
             )
         row = {"lr": lr, **{f"train_{name}": figure for name, figure in found.items()}}

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from resurge.data.base import Batch, InputSpec, Split
 from resurge.state import select
 
-METRICS = {"class": "accuracy", "value": "mse", "next_token": "bits_per_token"}
+METRICS = {"class": "accuracy", "value": "mse", "next_token": "bits_per_token", "answers": "accuracy"}
 
 
 def metric_name(spec: InputSpec) -> str:
@@ -28,14 +28,14 @@ def better(spec: InputSpec, found: dict[str, float], than: dict[str, float]) -> 
         return True
     if found[name] == than[name]:
         return found["loss"] < than["loss"]
-    return found[name] > than[name] if spec.target == "class" else found[name] < than[name]
+    return found[name] > than[name] if name == "accuracy" else found[name] < than[name]
 
 
 def measure(outputs: Tensor, batch: Batch, spec: InputSpec) -> tuple[Tensor, Tensor]:
     """The mean loss of a batch, and the sums (3,) that metrics are made of: loss, hits, and what was counted.
 
-    Cross-entropy in nats for classes and next tokens, the squared error for values. Counted are sequences, values or
-    tokens.
+    Cross-entropy in nats for classes, answers and next tokens, the squared error for values. Counted are sequences,
+    values, answers or tokens.
     """
     outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
     hits = outputs.new_zeros(())
@@ -46,6 +46,12 @@ def measure(outputs: Tensor, batch: Batch, spec: InputSpec) -> tuple[Tensor, Ten
     elif spec.target == "value":
         loss = (outputs - batch.targets).square().mean()
         count = outputs.numel()
+    elif spec.target == "answers":
+        asked = batch.targets >= 0
+        outputs, targets = outputs[asked], batch.targets[asked]
+        loss = cross_entropy(outputs, targets)
+        count = len(targets)
+        hits = (outputs.detach().argmax(-1) == targets).sum()
     else:
         targets = batch.targets
         if batch.lengths is not None:
@@ -60,7 +66,8 @@ def metrics(sums: Tensor, spec: InputSpec) -> dict[str, float]:
     """The metrics that sums of `measure` amount to."""
     total, hits, count = sums.tolist()
     loss = total / max(count, 1)
-    value = {"class": hits / max(count, 1), "value": loss, "next_token": loss / math.log(2)}[spec.target]
+    share = hits / max(count, 1)
+    value = {"class": share, "answers": share, "value": loss, "next_token": loss / math.log(2)}[spec.target]
     return {"loss": loss, metric_name(spec): value}
 
 

@@ -1,0 +1,85 @@
+"""Refreshes the table of launch parameters of the Triton kernels, on the GPU that it runs on.
+
+For every kernel that the ops launch, forward and backward, block sizes and warps are tried one after the other, the
+others kept, and the fastest stays. The time is that of whole calls, of all ops that launch the kernel and of both
+types of inputs; a kernel that does not fit the chip counts as infinitely slow. Without `--write` nothing is changed.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+
+import torch
+
+from benchmarks import results
+from benchmarks.catalogue import OPS
+from benchmarks.contestants import Contestant, Sizes, eager, in_short
+from benchmarks.op import draw
+from benchmarks.timing import in_words, interleaved, machine, waiter
+from resurge.ops.launch import TABLE, recording, table
+
+CANDIDATES = {
+    "BLOCK_D": (32, 64, 128, 256, 512),
+    "UNROLL": (1, 2, 4, 8, 16),
+    "STEPS": (16, 32, 64, 128, 256),
+    "num_warps": (1, 2, 4, 8),
+}
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def fastest(parameters: dict[str, int], seconds: Callable[[dict[str, int]], float]) -> dict[str, int]:
+    """The parameters, each in turn replaced by the candidate of the least time."""
+    best = dict(parameters)
+    for name in parameters.keys() & CANDIDATES.keys():
+        tried = {value: seconds({**best, name: value}) for value in {*CANDIDATES[name], best[name]}}
+        best[name] = min(tried, key=lambda value: tried[value])
+    return best
+
+
+def launched(contestant: Contestant) -> set[str]:
+    """The names of the kernels that a contestant launches, forward and backward; none of them runs."""
+    with recording() as launches:
+        contestant.both()
+    return {launch.kernel.fn.__name__ for launch in launches}
+
+
+def main(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks tune", description=__doc__)
+    parser.add_argument("--kernel", choices=table(), action="append", help="only this kernel")
+    parser.add_argument("--write", action="store_true", help=f"write {TABLE.name}")
+    arguments = parser.parse_args(words)
+    if not torch.cuda.is_available():
+        parser.error("there is no GPU to tune for")
+    device = torch.device("cuda")
+    print(in_words(machine(device)))
+    for kernel in arguments.kernel or list(table()):
+        contestants = {}
+        for name, op in OPS.items():
+            numbers = (1 << 26) // op.parts
+            for dtype in DTYPES:
+                contestant = eager(op.call, draw(op, Sizes(numbers // (2048 * 256), 2048, 256), device, dtype))
+                if kernel in launched(contestant):
+                    contestants[f"{name}, {dtype}"] = contestant.both
+
+        def seconds(parameters: dict[str, int], kernel: str = kernel, calls: dict = contestants) -> float:  # type: ignore[type-arg]
+            """The geometric mean over all calls."""
+            table()[kernel] = parameters
+            try:
+                found = interleaved(calls, 5, wait=waiter(device)).values()
+            except Exception as error:  # too many registers, or too much shared memory
+                print(f"  {parameters}: {in_short(error)}")
+                return math.inf
+            mean = math.exp(sum(map(math.log, found)) / len(found))
+            print(f"  {parameters}: {mean * 1e3:.3f} ms", flush=True)
+            return mean
+
+        print(f"{kernel}, in {', '.join(contestants)}")
+        if contestants:
+            table()[kernel] = fastest(table()[kernel], seconds)
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in table().items())
+    text = f"{{\n{lines}\n}}\n"
+    print(text)
+    if arguments.write:
+        TABLE.write_text(text, encoding="utf-8")
+        print(TABLE.relative_to(results.ROOT))

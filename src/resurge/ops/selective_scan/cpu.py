@@ -1,0 +1,302 @@
+"""numba kernels of the selective scan.
+
+A task is a block of channels of one row of the batch. Its state lies in rows of channels, one a component n, so that
+the loops run over channels side by side in memory, with B_t[n] and C_t[n] as plain numbers; arrays come flat, and
+the loops over slices of one axis become vector instructions. The width of a block depends on D alone, so that the
+number of threads changes no bit.
+
+Time goes in chunks of `every` steps. The forward pass keeps the state before each, in `borders` (B, chunks - 1, N, D);
+the backward pass computes the states of a chunk anew, in memory that stays in the cache, and walks back through them.
+A state or gradient below the smallest normal number is carried as 0, since arithmetic with denormal numbers is slow.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resurge.jit import jit, summing
+from resurge.ops.diagonal.cpu_pieces import smallest_normal
+from resurge.ops.elementary import exp, sigmoid, softplus
+from resurge.ops.threads import run
+
+
+@jit
+def _take(source, rows, D, c0, n):  # type: ignore[no-untyped-def]
+    """Channels c0 ... of all rows, packed."""
+    target = np.empty(rows * n, source.dtype)
+    for k in range(rows):
+        target[k * n : (k + 1) * n] = source[k * D + c0 :][:n]
+    return target
+
+
+@jit
+def _put(packed, n, target, rows, D, c0):  # type: ignore[no-untyped-def]
+    for k in range(rows):
+        target[k * D + c0 :][:n] = packed[k * n : (k + 1) * n]
+
+
+@summing
+def _dot(v, w, total):  # type: ignore[no-untyped-def]
+    for d in range(v.size):
+        total += v[d] * w[d]
+    return total
+
+
+@jit
+def _open(delta, u, bias, step, x):  # type: ignore[no-untyped-def]
+    """Δ without dt, and its product with u."""
+    for d in range(step.size):
+        step[d] = softplus(delta[d] + bias[d])
+    for d in range(step.size):
+        x[d] = step[d] * u[d]
+
+
+@jit
+def _scale(row, factor):  # type: ignore[no-untyped-def]
+    for d in range(row.size):
+        row[d] *= factor
+
+
+@jit
+def _gate(z, gate):  # type: ignore[no-untyped-def]
+    for d in range(gate.size):
+        gate[d] = z[d] * sigmoid(z[d])
+
+
+@jit
+def _forward(  # type: ignore[no-untyped-def]
+    u, delta, A, B, C, skip, z, bias, h0, dt, cut, every, T, N, D, width, blocks, y, last, borders, r0, r1, _0, _1
+):
+    chunks = (T - 1) // every + 1
+    tiny = smallest_normal(u)
+    for r in range(r0, r1):
+        b, c0 = r // blocks, (r % blocks) * width
+        n = min(width, D - c0)
+        A_, skip_, bias_ = _take(A, N, D, c0, n), skip[c0:][:n], bias[c0:][:n]
+        h = _take(h0[b * N * D :], N, D, c0, n)
+        step, x, gate = np.empty(n, u.dtype), np.empty(n, u.dtype), np.empty(n, u.dtype)
+        for t in range(T):
+            at = b * T + t
+            if t > 0 and t % every == 0:
+                _put(h, n, borders[(b * (chunks - 1) + t // every - 1) * N * D :], N, D, c0)
+            if cut.size > 0 and cut[at]:
+                h[:] = 0
+            u_t, y_t, B_t, C_t = u[at * D + c0 :][:n], y[at * D + c0 :][:n], B[at * N :][:N], C[at * N :][:N]
+            _open(delta[at * D + c0 :][:n], u_t, bias_, step, x)
+            if dt.size > 0:
+                _scale(step, dt[at])
+                _scale(x, dt[at])
+            for d in range(n):
+                y_t[d] = skip_[d] * u_t[d]
+            for k in range(N):
+                A_k, h_k, B_tk, C_tk = A_[k * n :][:n], h[k * n :][:n], B_t[k], C_t[k]
+                for d in range(n):
+                    value = exp(step[d] * A_k[d]) * h_k[d] + B_tk * x[d]
+                    h_k[d] = 0 if abs(value) < tiny else value
+                    y_t[d] += C_tk * value
+            if z.size > 0:
+                _gate(z[at * D + c0 :][:n], gate)
+                for d in range(n):
+                    y_t[d] *= gate[d]
+        _put(h, n, last[b * N * D :], N, D, c0)
+
+
+@jit
+def _again(A, B, step, x, skip, u, cut, C, decays, states, y, at, steps, N, D, c0, n, tiny, gated):  # type: ignore[no-untyped-def]
+    """The chunk once more from `states[0]`: its decays, its states, and, if they are gated, its outputs."""
+    size = N * n
+    for s in range(steps):
+        before, after, decay = states[s * size :][:size], states[(s + 1) * size :][:size], decays[s * size :][:size]
+        step_s, x_s, y_s = step[s * n :][:n], x[s * n :][:n], y[s * n :][:n]
+        is_cut = cut.size > 0 and cut[at + s]
+        for k in range(N):
+            A_k, h, v, e = A[k * n :][:n], before[k * n :][:n], after[k * n :][:n], decay[k * n :][:n]
+            B_k = B[(at + s) * N + k]
+            if is_cut:
+                for d in range(n):
+                    v[d] = B_k * x_s[d]
+            else:
+                for d in range(n):
+                    e[d] = exp(step_s[d] * A_k[d])
+                    value = e[d] * h[d] + B_k * x_s[d]
+                    v[d] = 0 if abs(value) < tiny else value
+        if gated:
+            u_s = u[(at + s) * D + c0 :][:n]
+            for d in range(n):
+                y_s[d] = skip[d] * u_s[d]
+            for k in range(N):
+                v, C_k = after[k * n :][:n], C[(at + s) * N + k]
+                for d in range(n):
+                    y_s[d] += C_k * v[d]
+
+
+@jit
+def _behind(g, decay, before, A, step, w, to_step, dA, is_cut, tiny, N, n):  # type: ignore[no-untyped-def]
+    """From the gradient g of a state: w = g ⊙ decay ⊙ before, what is due to the decay; g becomes that of `before`."""
+    if is_cut:
+        g[:] = 0
+        return
+    for i in range(N * n):
+        value = g[i] * decay[i]
+        g[i] = 0 if abs(value) < tiny else value
+        w[i] = g[i] * before[i]
+    for k in range(N):
+        w_k, A_k, dA_k = w[k * n :][:n], A[k * n :][:n], dA[k * n :][:n]
+        for d in range(n):
+            to_step[d] += A_k[d] * w_k[d]
+            dA_k[d] += step[d] * w_k[d]
+
+
+@jit
+def _backward(  # type: ignore[no-untyped-def]
+    u, delta, A, B, C, skip, z, bias, h0, dt, cut, every, T, N, D, width, blocks, borders, dy, dlast,
+    du, ddelta, dA, dB, dC, dskip, dz, dbias, dh0, ddt, r0, r1, _0, _1,
+):  # fmt: skip
+    """g_t = C_t dy_t + exp(Δ_{t+1} A) g_{t+1}, and from it all gradients; sums over time in float64, by chunks."""
+    chunks = (T - 1) // every + 1
+    kind, tiny = u.dtype, smallest_normal(u)
+    zero = tiny - tiny
+    for r in range(r0, r1):
+        b, block = r // blocks, r % blocks
+        c0 = block * width
+        n = min(width, D - c0)
+        size = N * n
+        A_, skip_, bias_ = _take(A, N, D, c0, n), skip[c0:][:n], bias[c0:][:n]
+        g = _take(dlast[b * N * D :], N, D, c0, n)
+        most = min(every, T)
+        decays, states, w = np.empty(most * size, kind), np.empty((most + 1) * size, kind), np.empty(size, kind)
+        step, x, y = np.empty(most * n, kind), np.empty(most * n, kind), np.empty(most * n, kind)
+        other, to_y, to_x, to_step = np.empty(n, kind), np.empty(n, kind), np.empty(n, kind), np.empty(n, kind)
+        sum_A, sum_skip, sum_bias = np.zeros(size, kind), np.zeros(n, kind), np.zeros(n, kind)
+        for chunk in range(chunks - 1, -1, -1):
+            first = chunk * every
+            steps, at = min(every, T - first), b * T + first
+            start = borders[(b * (chunks - 1) + chunk - 1) * N * D :] if chunk > 0 else h0[b * N * D :]
+            states[:size] = _take(start, N, D, c0, n)
+            for s in range(steps):
+                step_s, x_s, row = step[s * n :][:n], x[s * n :][:n], (at + s) * D + c0
+                _open(delta[row:][:n], u[row:][:n], bias_, step_s, x_s)
+                if dt.size > 0:
+                    _scale(step_s, dt[at + s])
+                    _scale(x_s, dt[at + s])
+            _again(A_, B, step, x, skip_, u, cut, C, decays, states, y, at, steps, N, D, c0, n, tiny, z.size > 0)
+            for s in range(steps - 1, -1, -1):
+                t, row = at + s, (at + s) * D + c0
+                u_t, dy_t, du_t = u[row:][:n], dy[row:][:n], du[row:][:n]
+                delta_t, ddelta_t = delta[row:][:n], ddelta[row:][:n]
+                step_s, x_s = step[s * n :][:n], x[s * n :][:n]
+                if z.size > 0:
+                    _ungate(z[row:][:n], dy_t, y[s * n :][:n], to_y, dz[row:][:n])
+                else:
+                    to_y[:] = dy_t
+                to_x[:] = 0
+                to_step[:] = 0
+                for k in range(N):
+                    g_k, B_k, C_k = g[k * n :][:n], B[t * N + k], C[t * N + k]
+                    for d in range(n):
+                        value = g_k[d] + C_k * to_y[d]
+                        g_k[d] = value
+                        to_x[d] += B_k * value
+                    place = (block * B.size // N + t) * N + k
+                    dB[place] = _dot(g_k, x_s, zero)
+                    dC[place] = _dot(states[(s + 1) * size + k * n :][:n], to_y, zero)
+                _behind(
+                    g, decays[s * size :][:size], states[s * size :][:size], A_, step_s, w, to_step, sum_A,
+                    cut.size > 0 and cut[t], tiny, N, n,
+                )  # fmt: skip
+                for d in range(n):
+                    to_step[d] += to_x[d] * u_t[d]
+                    du_t[d] = to_x[d] * step_s[d] + to_y[d] * skip_[d]
+                    sum_skip[d] += to_y[d] * u_t[d]
+                if dt.size > 0:
+                    for d in range(n):
+                        other[d] = softplus(delta_t[d] + bias_[d])
+                    ddt[block * (B.size // N) + t] = _dot(to_step, other, zero)
+                    _scale(to_step, dt[t])
+                _close(delta_t, bias_, to_step, other, ddelta_t, sum_bias)
+            _add(sum_A, n, dA[b * N * D :], N, D, c0)
+            _add(sum_skip, n, dskip[b * D :], 1, D, c0)
+            _add(sum_bias, n, dbias[b * D :], 1, D, c0)
+        _put(g, n, dh0[b * N * D :], N, D, c0)
+
+
+@jit
+def _ungate(z, dy, y, to_y, dz):  # type: ignore[no-untyped-def]
+    """y silu(z) backward: the gradients to y and z."""
+    for d in range(z.size):
+        s = sigmoid(z[d])
+        to_y[d] = dy[d] * z[d] * s
+        dz[d] = dy[d] * y[d] * s * (1 + z[d] * (1 - s))
+
+
+@jit
+def _close(delta, bias, to_step, slope, ddelta, dbias):  # type: ignore[no-untyped-def]
+    """Through the softplus: the gradient to delta, added to that of the bias."""
+    for d in range(slope.size):
+        slope[d] = sigmoid(delta[d] + bias[d])
+    for d in range(slope.size):
+        ddelta[d] = to_step[d] * slope[d]
+        dbias[d] += to_step[d] * slope[d]
+
+
+@jit
+def _add(packed, n, target, rows, D, c0):  # type: ignore[no-untyped-def]
+    """Add packed channels to wider numbers, and start them anew."""
+    for k in range(rows):
+        source, wide = packed[k * n : (k + 1) * n], target[k * D + c0 :][:n]
+        for d in range(n):
+            wide[d] += source[d]
+            source[d] = 0
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().contiguous().view(-1).numpy()
+    return array
+
+
+def _width(D: int) -> int:
+    """Channels a block: long enough for the loops, and blocks enough for some threads."""
+    return min(128, max(16, -(-D // 4)))
+
+
+def _arguments(u, delta, A, B, C, skip, z, bias, h0, dt, cut, every):  # type: ignore[no-untyped-def]
+    """What both kernels take; empty arrays for what is None, and in the end the number of blocks."""
+    (_, T, D), N = u.shape, A.shape[1]
+    width = _width(D)
+    z, dt = (u[:0] if v is None else v for v in (z, dt))
+    real = (u, delta, A.t(), B, C, skip, z, bias, h0.mT, dt)
+    tensors = (*(_flat(v) for v in real), np.empty(0, np.bool_) if cut is None else _flat(cut))
+    return *tensors, every, T, N, D, width, -(-D // width)
+
+
+def forward(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor, z: Tensor | None, bias: Tensor, h0: Tensor,
+    dt: Tensor | None, cut: Tensor | None, every: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(y, last state, states before all chunks but the first), as `reference.scan`."""
+    (rows, T, D), N = u.shape, A.shape[1]
+    y, last = u.new_empty(u.shape), h0.new_empty(rows, N, D)
+    borders = h0.new_empty(rows, (T - 1) // every, N, D)
+    arguments = _arguments(u, delta, A, B, C, skip, z, bias, h0, dt, cut, every)
+    run(_forward, (*arguments, *(_flat(v) for v in (y, last, borders))), rows * arguments[-1], 1, u.numel() * N)
+    return y, last.mT.contiguous(), borders
+
+
+def backward(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor, z: Tensor | None, bias: Tensor, h0: Tensor,
+    dt: Tensor | None, cut: Tensor | None, every: int, borders: Tensor, dy: Tensor, dlast: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """The gradients to u, delta, A, B, C, skip, z, bias, h0 and dt; empty ones to what is None."""
+    (rows, T, D), N = u.shape, A.shape[1]
+    arguments = _arguments(u, delta, A, B, C, skip, z, bias, h0, dt, cut, every)
+    blocks = arguments[-1]
+    du, ddelta, dz = u.new_empty(u.shape), u.new_empty(u.shape), u.new_empty(0 if z is None else u.shape)
+    dA, dskip, dbias = (torch.zeros(rows, *shape, dtype=torch.float64) for shape in ((N, D), (D,), (D,)))
+    dB, dC = u.new_empty(blocks, rows, T, N), u.new_empty(blocks, rows, T, N)
+    dh0, ddt = h0.new_empty(rows, N, D), u.new_empty(blocks, *(0,) if dt is None else (rows, T))
+    gradients = (du, ddelta, dA, dB, dC, dskip, dz, dbias, dh0, ddt)
+    tensors = (_flat(v) for v in (borders, dy, dlast.mT, *gradients))
+    run(_backward, (*arguments, *tensors), rows * blocks, 1, u.numel() * N)
+    dA, dskip, dbias = (v.sum(0).to(A.dtype) for v in (dA, dskip, dbias))
+    dB, dC, ddt = (v.sum(0) for v in (dB, dC, ddt))
+    return du, ddelta, dA.t().contiguous(), dB, dC, dskip, dz, dbias, dh0.mT.contiguous(), ddt

@@ -1,0 +1,399 @@
+"""numba kernels of the softmax scan.
+
+Arrays come flat; a state is a row of D + 2 H numbers, [num, m, den], of H heads with G = D / H channels each. The
+weights of a step are computed once a head and then repeated for its channels, so that all loops run over slices of one
+axis, which is the form that LLVM turns into vector instructions.
+
+Backward, `width` channels at a time walk from state to state of those that the forward pass kept, with the states
+between computed anew into scratch memory that stays in the cache.
+
+Where batch and channels are too few to keep the threads busy, each row of the batch is cut into pieces of `length`
+steps. A first pass runs them from the empty state, a second from the state that joining them gives; backward alike.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resurge.jit import jit, summing
+from resurge.ops.elementary import exp
+from resurge.ops.softmax_scan.composable import join
+from resurge.ops.softmax_scan.state import EMPTY, EVERY, LARGEST_ERROR, beyond_a_shift, empty, pack, unpack
+from resurge.ops.threads import run
+
+# Fewer steps a piece are not worth a pass of their own.
+_SHORTEST = 2048
+
+# Channels for which the backward pass keeps the states of EVERY steps at once.
+_WIDTH = 1024
+
+
+@jit
+def _row(array, index, n, d0, d1):  # type: ignore[no-untyped-def]
+    """Numbers d0..d1 of row `index` of a flat array with rows of n numbers."""
+    return array[index * n + d0 : index * n + d1]
+
+
+@jit
+def _weights(k, w, m, past, present):  # type: ignore[no-untyped-def]
+    """Advance m, with the weights of the sums so far and of this step."""
+    one, half, most = m.dtype.type(1), m.dtype.type(0.5), m.dtype.type(LARGEST_ERROR)
+    for h in range(k.size):
+        decayed = m[h] - w[h]
+        fresh = k[h] >= decayed
+        after = k[h] if fresh else decayed
+        error = (m[h] - after) - w[h]
+        smaller = exp(error if fresh else k[h] - after)
+        error = error if error > -most else -most
+        error = error if error < most else most
+        past[h] = smaller if fresh else one + error * (one + half * error)
+        present[h] = one if fresh else smaller
+        m[h] = after
+
+
+@jit
+def _shares(k, u, m, den, past, present):  # type: ignore[no-untyped-def]
+    """y = past num + present v, with the sums before this step and its logit k + u."""
+    one = m.dtype.type(1)
+    for h in range(k.size):
+        apart = m[h] - (k[h] + u[h])
+        smaller = exp(-abs(apart))
+        of_past = one if apart > 0 else smaller
+        of_present = smaller if apart > 0 else one
+        scale = one / (of_past * den[h] + of_present)
+        past[h] = of_past * scale
+        present[h] = of_present * scale
+
+
+@jit
+def _plain_shares(a, b, den, past, present):  # type: ignore[no-untyped-def]
+    """The same without u: the weights of the sums over the sum of the weights."""
+    one = den.dtype.type(1)
+    for h in range(a.size):
+        scale = one / (a[h] * den[h] + b[h])
+        past[h] = a[h] * scale
+        present[h] = b[h] * scale
+
+
+@jit
+def _advance(k, w, u, m, den, a, b, r, c):  # type: ignore[no-untyped-def]
+    """One step of m and den; the weights of the sums (a past, b present) and of the output (r, c)."""
+    if u.size:
+        _shares(k, u, m, den, r, c)
+        _weights(k, w, m, a, b)
+    else:
+        _weights(k, w, m, a, b)
+        _plain_shares(a, b, den, r, c)
+    for h in range(k.size):
+        den[h] = a[h] * den[h] + b[h]
+
+
+@jit
+def _mixed(a, b, x, v, G, target):  # type: ignore[no-untyped-def]
+    """target = a x + b v, with a and b for G channels each."""
+    if G == 1:
+        for d in range(target.size):
+            target[d] = a[d] * x[d] + b[d] * v[d]
+    else:
+        for h in range(a.size):
+            _mixed_head(a[h], b[h], x[h * G : (h + 1) * G], v[h * G : (h + 1) * G], target[h * G : (h + 1) * G])
+
+
+@jit
+def _mixed_head(a, b, x, v, target):  # type: ignore[no-untyped-def]
+    for d in range(target.size):
+        target[d] = a * x[d] + b * v[d]
+
+
+@jit
+def _added(a, b, x, v, G):  # type: ignore[no-untyped-def]
+    """x = a x + b v; apart from `_mixed`, where LLVM would see x and target overlap, and not use vectors."""
+    if G == 1:
+        for d in range(x.size):
+            x[d] = a[d] * x[d] + b[d] * v[d]
+    else:
+        for h in range(a.size):
+            _added_head(a[h], b[h], x[h * G : (h + 1) * G], v[h * G : (h + 1) * G])
+
+
+@jit
+def _added_head(a, b, x, v):  # type: ignore[no-untyped-def]
+    for d in range(x.size):
+        x[d] = a * x[d] + b * v[d]
+
+
+@jit
+def _load(states, row, H, D, h0, h1, num, m, den):  # type: ignore[no-untyped-def]
+    G, W = D // H, D + 2 * H
+    num[:] = _row(states, row, W, h0 * G, h1 * G)
+    m[:] = _row(states, row, W, D + h0, D + h1)
+    den[:] = _row(states, row, W, D + H + h0, D + H + h1)
+
+
+@jit
+def _store(states, row, H, D, h0, h1, num, m, den):  # type: ignore[no-untyped-def]
+    G, W = D // H, D + 2 * H
+    _row(states, row, W, h0 * G, h1 * G)[:] = num
+    _row(states, row, W, D + h0, D + h1)[:] = m
+    _row(states, row, W, D + H + h0, D + H + h1)[:] = den
+
+
+@jit
+def _forward(k, v, w, u, starts, cut, T, length, pieces, H, D, y, borders, lasts, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
+    G, kept = D // H, (T - 1) // EVERY
+    h0, h1 = -(-d0 // G), -(-d1 // G)  # whole heads: those that begin in the box
+    n = h1 - h0
+    num, m, den = np.empty(n * G, v.dtype), np.empty(n, v.dtype), np.empty(n, v.dtype)
+    a, b, r, c = np.empty(n, v.dtype), np.empty(n, v.dtype), np.empty(n, v.dtype), np.empty(n, v.dtype)
+    w, u = w[h0:h1], u[h0:h1]
+    for row in range(r0, r1):
+        batch, first = row // pieces, (row % pieces) * length
+        _load(starts, row, H, D, h0, h1, num, m, den)
+        for t in range(first, min(first + length, T)):
+            if t > 0 and t % EVERY == 0:
+                _store(borders, batch * kept + t // EVERY - 1, H, D, h0, h1, num, m, den)
+            i = batch * T + t
+            if cut.size > 0 and cut[i]:
+                num[:] = 0
+                m[:] = EMPTY
+                den[:] = 0
+            v_t = _row(v, i, D, h0 * G, h1 * G)
+            _advance(_row(k, i, H, h0, h1), w, u, m, den, a, b, r, c)
+            _mixed(r, c, num, v_t, G, _row(y, i, D, h0 * G, h1 * G))
+            _added(a, b, num, v_t, G)
+        _store(lasts, row, H, D, h0, h1, num, m, den)
+
+
+@jit
+def _dots(r, c, a, b, num, v, g, g_num, G, dv, spread, held, past, present, y):  # type: ignore[no-untyped-def]
+    """Per head, with y = r num + c v: Σ g (v - y), Σ g y, Σ g_num num, Σ g_num v; dv; and g_num one step back."""
+    _mixed(r, c, num, v, G, y)
+    if G == 1:
+        for d in range(v.size):
+            spread[d] = g[d] * (v[d] - y[d])
+            held[d] = g[d] * y[d]
+        for d in range(v.size):
+            past[d] = g_num[d] * num[d]
+            present[d] = g_num[d] * v[d]
+    else:
+        for h in range(a.size):
+            held[h] = _dot(g[h * G : (h + 1) * G], y[h * G : (h + 1) * G])
+            past[h] = _dot(g_num[h * G : (h + 1) * G], num[h * G : (h + 1) * G])
+            present[h] = _dot(g_num[h * G : (h + 1) * G], v[h * G : (h + 1) * G])
+        for d in range(v.size):
+            y[d] = v[d] - y[d]
+        for h in range(a.size):
+            spread[h] = _dot(g[h * G : (h + 1) * G], y[h * G : (h + 1) * G])
+    _mixed(c, b, g, g_num, G, dv)
+    _added(a, r, g_num, g, G)
+
+
+@summing
+def _dot(x, y):  # type: ignore[no-untyped-def]
+    total = x.dtype.type(0)
+    for d in range(x.size):
+        total += x[d] * y[d]
+    return total
+
+
+@jit
+def _step_back(r, c, a, b, den, spread, held, past, present, plain, g_den, g_m, dk, du, dw):  # type: ignore[no-untyped-def]
+    """The gradients of the logits; those of den and m one step back.
+
+    g_m is what is left of m's gradient beyond that of a constant shift; it goes where the maximum is, which is at this
+    step if b is 1.
+    """
+    one, nothing = den.dtype.type(1), den.dtype.type(0)
+    for h in range(dk.size):
+        to_u = c[h] * spread[h]
+        dk[h] = to_u + b[h] * (present[h] + g_den[h]) + (g_m[h] if b[h] == one else nothing)
+        du[h] += to_u
+    for h in range(dk.size):
+        g_m[h] = nothing if b[h] == one else g_m[h]
+        dw[h] -= a[h] * (past[h] + den[h] * g_den[h]) + g_m[h]
+        g_den[h] = a[h] * g_den[h] - r[h] * held[h]
+    if plain:  # no u is the same as u = w
+        for h in range(dk.size):
+            dw[h] += c[h] * spread[h]
+
+
+@jit
+def _backward(  # type: ignore[no-untyped-def]
+    k, v, w, u, starts, cut, borders, T, length, pieces, H, D, dy, carries, dk, dv, dw, du, fronts, gains,
+    r0, r1, d0, d1,
+):  # fmt: skip
+    """`carries` are the gradients from behind each piece, [num, m's rest, den]; `fronts` those in front of it."""
+    G = D // H
+    h1 = -(-d1 // G)
+    step = max(1, _WIDTH // G)
+    for row in range(r0, r1):
+        for h in range(-(-d0 // G), h1, step):
+            _backward_block(
+                k, v, w, u, starts, cut, borders, T, length, pieces, H, D, dy, carries, dk, dv, dw, du, fronts, gains,
+                row, h, min(h + step, h1),
+            )  # fmt: skip
+
+
+@jit
+def _backward_block(  # type: ignore[no-untyped-def]
+    k, v, w, u, starts, cut, borders, T, length, pieces, H, D, dy, carries, dk, dv, dw, du, fronts, gains,
+    row, h0, h1,
+):  # fmt: skip
+    G, n, kept = D // H, h1 - h0, (T - 1) // EVERY
+    d0, N, kind = h0 * G, (h1 - h0) * G, v.dtype
+    w, u = w[h0:h1], u[h0:h1]
+    nums, weights = np.empty((EVERY + 1) * N, kind), np.empty((EVERY + 1) * 5 * n, kind)
+    m, y, sums = np.empty(n, kind), np.empty(N, kind), np.empty(6 * n, kind)
+    spread, held, past, present = sums[:n], sums[n : 2 * n], sums[2 * n : 3 * n], sums[3 * n : 4 * n]
+    du_part, dw_part = sums[4 * n : 5 * n], sums[5 * n :]
+    gain, largest = np.ones(n, kind), np.ones(n, kind)
+    g_num, g_m, g_den = np.empty(N, kind), np.empty(n, kind), np.empty(n, kind)
+    _load(carries, row, H, D, h0, h1, g_num, g_m, g_den)
+    batch, first = row // pieces, (row % pieces) * length
+    last = min(first + length, T) - 1
+    for start in range(last - last % EVERY, first - 1, -EVERY):
+        steps = min(start + EVERY, last + 1) - start
+        num, den = _row(nums, 0, N, 0, N), _row(weights, 4, n, 0, n)
+        if start == 0:
+            _load(starts, batch, H, D, h0, h1, num, m, den)
+        else:
+            _load(borders, batch * kept + start // EVERY - 1, H, D, h0, h1, num, m, den)
+        for j in range(steps):
+            i = batch * T + start + j
+            num, den = _row(nums, j, N, 0, N), _row(weights, 5 * j + 4, n, 0, n)
+            if cut.size > 0 and cut[i]:
+                num[:] = 0
+                m[:] = EMPTY
+                den[:] = 0
+            a, b = _row(weights, 5 * j, n, 0, n), _row(weights, 5 * j + 1, n, 0, n)
+            r, c = _row(weights, 5 * j + 2, n, 0, n), _row(weights, 5 * j + 3, n, 0, n)
+            after = _row(weights, 5 * j + 9, n, 0, n)
+            after[:] = den
+            _advance(_row(k, i, H, h0, h1), w, u, m, after, a, b, r, c)
+            _mixed(a, b, num, _row(v, i, D, d0, d0 + N), G, _row(nums, j + 1, N, 0, N))
+        du_part[:] = 0
+        dw_part[:] = 0
+        for j in range(steps - 1, -1, -1):
+            i = batch * T + start + j
+            a, b = _row(weights, 5 * j, n, 0, n), _row(weights, 5 * j + 1, n, 0, n)
+            r, c = _row(weights, 5 * j + 2, n, 0, n), _row(weights, 5 * j + 3, n, 0, n)
+            den = _row(weights, 5 * j + 4, n, 0, n)
+            _dots(
+                r, c, a, b, _row(nums, j, N, 0, N), _row(v, i, D, d0, d0 + N), _row(dy, i, D, d0, d0 + N), g_num, G,
+                _row(dv, i, D, d0, d0 + N), spread, held, past, present, y,
+            )  # fmt: skip
+            _step_back(
+                r, c, a, b, den, spread, held, past, present, u.size == 0, g_den, g_m, _row(dk, i, H, h0, h1),
+                du_part, dw_part,
+            )  # fmt: skip
+            if pieces > 1:
+                for h in range(n):
+                    gain[h] *= a[h]
+                    largest[h] = largest[h] if b[h] < 1 else 0
+            if cut.size > 0 and cut[i]:  # the state before is taken as empty, and no gradient goes to it
+                g_num[:] = 0
+                g_m[:] = 0
+                g_den[:] = 0
+                gain[:] = 0
+                largest[:] = 0
+        # in float64: a plain float32 sum over a million steps would lose half its digits
+        for h in range(n):
+            du[row * H + h0 + h] += du_part[h]
+            dw[row * H + h0 + h] += dw_part[h]
+    _store(fronts, row, H, D, h0, h1, g_num, g_m, g_den)
+    _row(gains, row, 2 * H, h0, h1)[:] = gain
+    _row(gains, row, 2 * H, H + h0, H + h1)[:] = largest
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().contiguous().view(-1).numpy()
+    return array
+
+
+class _Plan:
+    """Sizes and arguments that the kernels of one call share."""
+
+    def __init__(self, k: Tensor, v: Tensor, w: Tensor | None, u: Tensor | None, cut: Tensor | None) -> None:
+        (self.B, self.T, self.H), self.D = k.shape, v.shape[2]
+        self.dtype = v.dtype
+        decay = k.new_zeros(self.H) if w is None else w
+        bonus = k.new_empty(0) if u is None else u
+        self.inputs = tuple(_flat(z) for z in (k, v, decay, bonus))
+        self.cut = np.empty(0, np.bool_) if cut is None else _flat(cut)
+        threads = torch.get_num_threads()
+        self.length, self.pieces = self.T, 1
+        if 2 * self.B * max(1, self.D // 16) < threads and 2 * _SHORTEST <= self.T:
+            length = max(-(-self.T // threads), _SHORTEST)
+            self.length = -(-length // EVERY) * EVERY
+            self.pieces = -(-self.T // self.length)
+        self.sizes = (self.T, self.length, self.pieces, self.H, self.D)
+
+    def run(self, kernel: object, *arguments: np.ndarray) -> None:
+        run(kernel, arguments, self.B * self.pieces, self.D, self.B * self.T * self.D)  # type: ignore[arg-type]
+
+
+def forward(
+    k: Tensor, v: Tensor, w: Tensor | None, u: Tensor | None, start: Tensor, cut: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y (B, T, D), the last state (B, D + 2 H), and the states before every 8th step (B, ..., D + 2 H)."""
+    plan = _Plan(k, v, w, u, cut)
+    y = torch.empty(v.shape, dtype=v.dtype)
+    borders = start.new_empty(plan.B, (plan.T - 1) // EVERY, start.shape[1])
+    lasts = start.new_empty(plan.B, plan.pieces, start.shape[1])
+    targets = _flat(y), _flat(borders), _flat(lasts)
+    starts = start[:, None]
+    if plan.pieces > 1:
+        nothing = pack(empty(plan.B, plan.H, plan.D, device=start.device, dtype=start.dtype))
+        starts = nothing[:, None].expand(-1, plan.pieces, -1)
+        plan.run(_forward, *plan.inputs, _flat(starts), plan.cut, *plan.sizes, *targets)
+        starts = _starts(plan, start, lasts, w, cut)
+    plan.run(_forward, *plan.inputs, _flat(starts), plan.cut, *plan.sizes, *targets)
+    return y, lasts[:, -1].clone(), borders
+
+
+def _starts(plan: _Plan, start: Tensor, lasts: Tensor, w: Tensor | None, cut: Tensor | None) -> Tensor:
+    """The states before the pieces, (B, pieces, D + 2 H), from what each comes to on its own."""
+    decay = start.new_zeros(plan.H) if w is None else plan.length * w
+    state, states = unpack(start, plan.H), []
+    for p, last in enumerate(lasts.unbind(1)):
+        states.append(pack(state))
+        steps = slice(p * plan.length, (p + 1) * plan.length)
+        linked = torch.ones(plan.B, dtype=torch.bool) if cut is None else ~cut[:, steps].any(1)
+        state = join(state, unpack(last, plan.H), decay, linked)
+    return torch.stack(states, 1)
+
+
+def backward(
+    k: Tensor, v: Tensor, w: Tensor | None, u: Tensor | None, start: Tensor, cut: Tensor | None, last: Tensor,
+    borders: Tensor, dy: Tensor, dlast: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(dk, dv, dw, du, dstart) from the gradients of y and of the last state; dw and du are empty without w and u."""
+    plan = _Plan(k, v, w, u, cut)
+    dk, dv = torch.empty(k.shape, dtype=k.dtype), torch.empty(v.shape, dtype=v.dtype)
+    dw, du = torch.zeros(2, plan.B * plan.pieces, plan.H, dtype=torch.float64)
+    fronts = start.new_empty(plan.B, plan.pieces, start.shape[1])
+    gains = start.new_empty(plan.B, plan.pieces, 2, plan.H)
+    inputs = (*plan.inputs, _flat(start), plan.cut, _flat(borders), *plan.sizes, _flat(dy))
+    targets = _flat(dk), _flat(dv), _flat(dw), _flat(du), _flat(fronts), _flat(gains)
+    behind = beyond_a_shift(dlast, last, plan.H, -1)
+    carries = behind[:, None]
+    if plan.pieces > 1:
+        plan.run(_backward, *inputs, _flat(torch.zeros_like(fronts)), *targets)
+        carries = _carries(plan, behind, fronts, gains)
+        dw.zero_()
+        du.zero_()
+    plan.run(_backward, *inputs, _flat(carries), *targets)
+    dstart = beyond_a_shift(fronts[:, 0], start, plan.H, 1)
+    dw, du = (start.new_empty(0) if z is None else d.sum(0).to(z.dtype) for z, d in ((w, dw), (u, du)))
+    return dk, dv, dw, du, dstart
+
+
+def _carries(plan: _Plan, behind: Tensor, fronts: Tensor, gains: Tensor) -> Tensor:
+    """The gradients from behind the pieces, (B, pieces, D + 2 H), from what each brings about on its own."""
+    gain, largest = gains.unbind(2)
+    factors = torch.cat([gain.repeat_interleave(plan.D // plan.H, 2), largest, gain], 2)
+    carry, carries = behind, []
+    for front, factor in zip(reversed(fronts.unbind(1)), reversed(factors.unbind(1)), strict=True):
+        carries.append(carry)
+        carry = factor * carry + front
+    return torch.stack(carries[::-1], 1)
