@@ -131,7 +131,8 @@ def test_the_core_imports_nothing_optional() -> None:
 
 
 def test_importing_resurge_brings_nothing_optional() -> None:
-    heavy = ["numba", "triton", "lightning", "matplotlib", "tyro", "sklearn", "pyarrow", "safetensors", "rich", "tensorboard"]
+    heavy = ["numba", "triton", "lightning", "matplotlib", "tyro", "sklearn", "pyarrow", "safetensors", "rich"]
+    heavy += ["tensorboard", "transformers"]
     code = f"import sys, resurge; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

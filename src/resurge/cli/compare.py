@@ -23,7 +23,7 @@ class Compare(RecipeCommand):
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "resurge compare lru/digits --layers lru,gru,mingru --seeds 3",
         "resurge compare lru/digits --layers lru,rglru,s5 --budget params --seeds 5 --epochs 10",
-        "resurge compare lru/adding --layers lru,lstm --budget time --length 500 --json",
+        "resurge compare lru/copying --layers lru,lstm --budget time --length 200 --json",
     )
     layers: str = ""
     """Their names, with commas between them: lru,gru,s5. Needed; without it, all names are listed."""

@@ -34,8 +34,8 @@ def gradient_step(steps: NDArray[np.float32]) -> NDArray[np.float32]:
 
         y = η Σ_t y_t x_tᵀ x,    η = 1 / (n + d_input + 1)    for n pairs
 
-    This η is the best one, and leaves a mean squared error of (d_input + 1) / (n + d_input + 1). Nothing that is linear in
-    products x_t y_t and in x does better on average.
+    This η is the best one, and leaves a mean squared error of (d_input + 1) / (n + d_input + 1). Nothing that is linear
+    in products x_t y_t and in x does better on average.
     """
     n, d = steps.shape[1] - 1, steps.shape[2] - 1
     w = (steps[:, :-1, -1:] * steps[:, :-1, :-1]).sum(1) / (n + d + 1)

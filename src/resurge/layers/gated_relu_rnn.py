@@ -47,8 +47,8 @@ class GatedReLURNN(RecurrentLayer):
     Raises:
         ResurgeError: a size below 1, or a radius or phase out of range.
 
-    Source: the linear RNN and gated linear RNN of section 2 of "Universal In-Context Approximation By Prompting Fully
-    Recurrent Models", arXiv 2406.01424, in one layer, with the state diagonalised.
+    Source: the linear RNN and the gated linear RNN of "Universal In-Context Approximation By Prompting Fully Recurrent
+    Models", arXiv 2406.01424, in one layer, with the state diagonalised.
     """
 
     PAPER = Paper(

@@ -57,7 +57,7 @@ class LSSL(TimedLayer):
         2021,
         "2110.13985",
     )
-    OPS = ("torch.matmul",)
+    OPS = ("torch.baddbmm",)
     RECURRENT: ClassVar[tuple[str, ...]] = ("log_dt", "T_lower", "T_diag", "T_upper", "p_l", "p_r", "c", "b")
 
     def __init__(self, d_model: int, d_state: int = 32, *, dt_min: float = 1e-3, dt_max: float = 1e-1) -> None:
@@ -95,18 +95,18 @@ class LSSL(TimedLayer):
         delta, system = torch.exp(wide(self.log_dt)), self.system()
         A_bar, B_bar = (v.to(dtype) for v in bilinear(*system, delta))
         A, B, delta = (v.to(dtype) for v in (*system, delta))
-        h, states = state.h, []
+        h, states = state.h.transpose(0, 1), []  # (D, B, N): one matrix product for each feature
         with torch.autocast(x.device.type, enabled=False):  # the state is carried in float32
-            for t, u in enumerate(x.to(dtype).unbind(1)):
+            for t, u in enumerate(x.to(dtype).permute(1, 2, 0).unbind(0)):
                 if reset is not None:
-                    h = torch.where(reset[:, t, None, None], torch.zeros_like(h), h)
+                    h = torch.where(reset[None, :, t, None], torch.zeros_like(h), h)
                 if dt is None:
-                    h = (A_bar @ h[..., None])[..., 0] + B_bar * u[..., None]
+                    h = torch.baddbmm(B_bar[:, None] * u[..., None], h, A_bar.mT)
                 else:
-                    h = bilinear_step(A, B, delta * dt[:, t, None].to(dtype), h, u)
+                    h = bilinear_step(A, B, delta[:, None] * dt[:, t].to(dtype), h, u)
                 states.append(h)
-            y = torch.einsum("btdn,dn->btd", torch.stack(states, 1), self.C.to(dtype))
-        return y.to(x.dtype) + self.D * x, LSSLState(h)
+            y = torch.einsum("tdbn,dn->btd", torch.stack(states), self.C.to(dtype))
+        return y.to(x.dtype) + self.D * x, LSSLState(h.transpose(0, 1))
 
     def kernel(self, length: int) -> Tensor:
         """The impulse response K (d_model, length) without D, in the dtype of the recurrence."""

@@ -28,6 +28,15 @@ class ChannelMixState(NamedTuple):
     x: Tensor  # (B, D)
 
 
+def _linear(columns: int, rows: int, zero: bool) -> nn.Linear:
+    """A linear map without bias: zero, or orthogonal, with the gain sqrt(rows / columns) if it widens."""
+    linear = nn.Linear(columns, rows, bias=False)
+    nn.init.orthogonal_(linear.weight, max(1.0, math.sqrt(rows / columns)))
+    if zero:
+        nn.init.zeros_(linear.weight)
+    return linear
+
+
 class _RWKV4Part(RecurrentLayer):
     PAPER = Paper(
         "rwkv4",
@@ -44,15 +53,6 @@ class _RWKV4Part(RecurrentLayer):
         if not 0 <= layer < depth:
             raise ResurgeError(f"layer must lie in [0, depth) = [0, {depth}), and is {layer}")
         self.d_model = d_model
-
-    def _maps(self, widths: dict[str, tuple[int, int]], zero: tuple[str, ...]) -> None:
-        """Linear maps without bias: orthogonal, those that widen by sqrt(rows / columns); or zero."""
-        for name, (rows, columns) in widths.items():
-            linear = nn.Linear(columns, rows, bias=False)
-            nn.init.orthogonal_(linear.weight, max(1.0, math.sqrt(rows / columns)))
-            if name in zero:
-                nn.init.zeros_(linear.weight)
-            setattr(self, name, linear)
 
     def extra_repr(self) -> str:
         return f"d_model={self.d_model}"
@@ -96,11 +96,10 @@ class RWKV4(_RWKV4Part):
         self.time_mix_key = mix_parameter(d_model, tau)
         self.time_mix_value = mix_parameter(d_model, tau, 0.3 * rho)
         self.time_mix_receptance = mix_parameter(d_model, 0.5 * tau)
-        square = (d_model, d_model)
-        self._maps(
-            {"key": square, "value": square, "receptance": square, "output": square},
-            ("key", "receptance", "output") if zero_init else (),
-        )
+        self.key = _linear(d_model, d_model, zero_init)
+        self.value = _linear(d_model, d_model, False)
+        self.receptance = _linear(d_model, d_model, zero_init)
+        self.output = _linear(d_model, d_model, zero_init)
 
     def initial_state(
         self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
@@ -162,11 +161,9 @@ class RWKV4ChannelMix(_RWKV4Part):
         at_least(1, {"expand": expand})
         self.time_mix_key = mix_parameter(d_model, 1 - layer / depth)
         self.time_mix_receptance = mix_parameter(d_model, 1 - layer / depth)
-        wide = expand * d_model
-        self._maps(
-            {"key": (wide, d_model), "receptance": (d_model, d_model), "value": (d_model, wide)},
-            ("receptance", "value") if zero_init else (),
-        )
+        self.key = _linear(d_model, expand * d_model, False)
+        self.receptance = _linear(d_model, d_model, zero_init)
+        self.value = _linear(expand * d_model, d_model, zero_init)
 
     def initial_state(
         self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None

@@ -131,7 +131,15 @@ class S4DLin(S4D):
 
         x_t = Ā x_{t-1} + B̄ u_t,    y_t = 2 Re(C x_t) + D u_t,    Ā = exp(Δ A),    A_n = -1/2 + i π n at the start
 
-    Arguments, state and cost: see `resurge.layers.s4d.S4D`. Source: section 4.2 of arXiv 2206.11893.
+    Args:
+        d_model: width of inputs and outputs.
+        d_state: number N of states of a feature, even.
+        bilinear: discretise by the bilinear rule in the place of ZOH.
+        dt_min, dt_max: range of Δ at the start, 0 < dt_min <= dt_max. A feature sees about 1/Δ steps at once.
+
+    State: N d_model numbers a row. Cost: about 5 N d_model multiplications a step.
+
+    Source: section 4.2 of arXiv 2206.11893.
     """
 
     @staticmethod
@@ -145,8 +153,10 @@ class S4DInv(S4D):
 
         x_t = Ā x_{t-1} + B̄ u_t,    y_t = 2 Re(C x_t) + D u_t,    Ā = exp(Δ A),    Re A_n = -1/2 at the start
 
-    Arguments, state and cost: see `resurge.layers.s4d.S4D`. Source: section 4.2 of arXiv 2206.11893. (The LRU paper
-    prints N / (n+1) in the place of N / (2n+1), which is another law.)
+    Everything else is as in `S4DLin`.
+
+    Source: section 4.2 of arXiv 2206.11893. (The LRU paper prints N / (n+1) in the place of N / (2n+1),
+    which is another law.)
     """
 
     @staticmethod
@@ -160,7 +170,9 @@ class S4DLegS(S4D):
 
         x_t = Ā x_{t-1} + B̄ u_t,    y_t = 2 Re(C x_t) + D u_t,    Ā = exp(Δ A)
 
-    Arguments, state and cost: see `resurge.layers.s4d.S4D`. Source: section 4.2 and theorem 3 of arXiv 2206.11893.
+    Everything else is as in `S4DLin`.
+
+    Source: section 4.2 and theorem 3 of arXiv 2206.11893.
     """
 
     @staticmethod

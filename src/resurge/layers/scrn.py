@@ -101,7 +101,9 @@ class AdaptiveSCRN(SCRN):
         d_model, d_state, d_context: as in `SCRN`.
         alpha: σ(β) at the start, in (0, 1).
 
-    Everything else is as in `SCRN`; source: section 3.3 of the same paper.
+    Everything else is as in `SCRN`.
+
+    Source: section 3.3 of arXiv 1412.7753.
     """
 
     RECURRENT = ("beta",)

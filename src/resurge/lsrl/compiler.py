@@ -96,7 +96,7 @@ class _Compilation:
         return CompiledProgram(self.program.input.dim, layers, head.requires_grad_())
 
     def _over_stream(self, expr: Expr, k: int) -> Tensor:
-        """The matrix (dim, width) of an expression over what layer k hands on; its states within layer k + 1 left out."""
+        """The matrix (dim, width) of an expression over what layer k hands on, states within layer k + 1 left out."""
         matrix = torch.zeros(expr.dim, self.width, dtype=torch.float64)
         for atom, part in expr.terms.items():
             if not self._within(atom, k + 1):
@@ -136,10 +136,10 @@ class _Compilation:
                     layer.W_2.bias[rows] = 1
                 layer.W_o.weight[slot : slot + n, rows] = sign * torch.eye(n, dtype=torch.float64)
                 g += n
-        for atom, slot in self.slots[k].items():
-            if atom not in hidden:
-                eye = Expr({atom: torch.eye(atom.dim, dtype=torch.float64)}, torch.zeros(atom.dim))
-                layer.C.weight[slot : slot + atom.dim] = over(eye)
+        for kept, slot in self.slots[k].items():
+            if kept not in hidden:
+                eye = Expr({kept: torch.eye(kept.dim, dtype=torch.float64)}, torch.zeros(kept.dim))
+                layer.C.weight[slot : slot + kept.dim] = over(eye)
         return layer.requires_grad_()
 
     def _states(self, layer: GatedReLURNN, states: list[State], k: int) -> dict[Atom, Tensor]:

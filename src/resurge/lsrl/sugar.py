@@ -62,8 +62,8 @@ class ReLUSelect:
 
         relu(t - M (1 - c)) - relu(-t - M (1 - c)) + relu(f - M c) - relu(-f - M c)
 
-    Both branches must be smaller than M = bound. A condition that is off by ε is multiplied by M: rounding costs as many
-    digits as M has. The paper's code has M = 1e10.
+    Both branches must be smaller than M = bound. A condition that is off by ε is multiplied by M: rounding costs as
+    many digits as M has. The paper's code has M = 1e10.
     """
 
     bound: float = 1e10

@@ -3,7 +3,22 @@
 from types import ModuleType
 
 from resurge.errors import unknown
-from resurge.recipes import gated_rnn_attention, gateloop, griffin, hgrn, hippo, lru, lsrl, lssl, mingru, recurrentgemma, s4d, s5
+from resurge.recipes import (
+    gated_rnn_attention,
+    gateloop,
+    griffin,
+    hgrn,
+    hippo,
+    lem,
+    lru,
+    lsrl,
+    lssl,
+    mingru,
+    recurrentgemma,
+    s4d,
+    s5,
+    scrn,
+)
 from resurge.recipes.base import Check, Experiment, ModelConfig, System, TrainConfig, from_dict, override, to_dict
 
 __all__ = [
@@ -20,7 +35,22 @@ __all__ = [
     "to_dict",
 ]
 
-_SYSTEMS: tuple[ModuleType, ...] = (lru, griffin, mingru, hgrn, gateloop, hippo, lssl, s4d, s5, recurrentgemma, gated_rnn_attention, lsrl)
+_SYSTEMS: tuple[ModuleType, ...] = (
+    lru,
+    griffin,
+    mingru,
+    hgrn,
+    gateloop,
+    hippo,
+    lssl,
+    s4d,
+    s5,
+    recurrentgemma,
+    gated_rnn_attention,
+    lsrl,
+    lem,
+    scrn,
+)
 
 
 def systems() -> list[ModuleType]:

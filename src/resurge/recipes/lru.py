@@ -110,10 +110,11 @@ def series() -> Experiment:
 
 
 def adding() -> Experiment:
-    """Two marked numbers among 5,000 to be added up; `--length` makes it shorter. Not calibrated at its full length.
+    """Two marked numbers among 5,000 to be added up; `--length` makes it shorter. Not calibrated yet.
 
     The last output answers, since a mean over time would add up without any memory; so the ring starts where states
-    remember a thousand steps and more, with the slow phases that the paper gives to its longest task.
+    remember a thousand steps and more, with the slow phases that the paper gives to its longest task. At length 200,
+    one run of 600 steps did not beat the answer 1.
     """
     return Experiment(
         data=Adding(),
@@ -123,7 +124,10 @@ def adding() -> Experiment:
 
 
 def copying() -> Experiment:
-    """Ten symbols to be repeated after 1,000 steps; `--length` and `--selective` change the task. Not calibrated."""
+    """Ten symbols to be repeated after 1,000 steps; `--length` and `--selective` change the task.
+
+    Not calibrated. Tried once, at length 100: all validation answers were right after 100 of 500 steps.
+    """
     return Experiment(
         data=Copying(),
         model=ModelConfig(_ring(256, 0.99, 0.9999), d_model=64, depth=2, norm="layer"),

@@ -17,9 +17,9 @@ PAPER = GatedReLURNN.PAPER
 
 CLAIM = (
     "A recurrent network with fixed weights computes what its prompt describes: programs compiled to its layers "
-    "approximate any function of two numbers, with half the error for cells of half the width, and look words up in any "
-    "dictionary; and a choice made with multiplicative gates outlives noise in the weights under which one made with "
-    "ReLUs tells nothing, unless a tight bound for its values is known beforehand, which gates do not need."
+    "approximate any function of two numbers, with half the error for cells of half the width, and look words up in "
+    "any dictionary; and a choice made with multiplicative gates outlives noise in the weights under which one made "
+    "with ReLUs tells nothing, unless a tight bound for its values is known beforehand, which gates do not need."
 )
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {}
@@ -112,7 +112,7 @@ def noisy(network: CompiledProgram, prompt: Tensor, right: Tensor, noise: float,
         worn = copy.deepcopy(network)
         with torch.no_grad():
             for p in worn.parameters():
-                p *= 1 + noise * torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device)
+                p.mul_(1 + noise * torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device))
             told = worn(prompt)[0][:, -1].cpu()
         shares.append(float((told.round() == right).float().mean()))
     return sum(shares) / len(shares)
@@ -168,6 +168,5 @@ def check(numbers: dict[str, float]) -> Check:
         measured=n["gated_noisy"],
         baseline=max(n["relu_1e3_noisy"], n["relu_1e10_noisy"]),
         threshold=0.9,
-        paper="figure 3 and section 5: programs with multiplicative gates are far more robust to noise in the weights than "
-        "those compiled to ReLUs alone",
+        paper="in words: architectures with multiplicative gates implement certain operations more stably",
     )

@@ -96,7 +96,11 @@ def run(config: EchoAndRecall) -> dict[str, float]:
 
 
 def check(numbers: dict[str, float]) -> Check:
-    """FIGURES"""
+    """Both together do both, and each kind alone only its own.
+
+    Seeds 0 to 4 and 17: together 99.9 to 100 % of both; recurrent blocks alone echo 32 to 37 % and recall 100 %;
+    attention alone echoes 100 % and recalls 11 to 14 %, where 12.5 % is chance.
+    """
     n = numbers
     both = {name: min(n[f"{name}_echo"], n[f"{name}_recall"]) for name in ("griffin", "recurrent", "attention")}
     alone = n["recurrent_echo"] <= 0.6 and n["recurrent_recall"] >= 0.4

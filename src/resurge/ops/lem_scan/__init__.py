@@ -106,7 +106,11 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 def _backward(ctx, dy: Tensor, dz: Tensor):  # type: ignore[no-untyped-def]
     *inputs, cut, y, z = ctx.saved_tensors
     if torch.is_grad_enabled():
-        gradients = again(lambda *given: reference.scan(*given, cut), inputs, (dy, dz))
+
+        def scan(p: Tensor, R: Tensor, C: Tensor, dt: Tensor, y0: Tensor, z0: Tensor) -> tuple[Tensor, Tensor]:
+            return reference.scan(p, R, C, dt, y0, z0, cut)
+
+        gradients = again(scan, inputs, (dy, dz))
     else:
         gradients = _lem_scan_backward(*inputs, cut, y, z, dy, dz)
     return *gradients, None

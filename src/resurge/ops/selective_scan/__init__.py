@@ -174,11 +174,9 @@ def _backward(ctx, dy: Tensor, dlast: Tensor, _):  # type: ignore[no-untyped-def
 
     def scan(*wanted: Tensor) -> tuple[Tensor, Tensor]:
         rest = iter(wanted)
-        whole: list[Any] = [next(rest) if is_given else None for is_given in given]
-        u, *others, h0, dt = whole
-        others = [v if v is None else v.to(h0.dtype) for v in others]
-        y, last = composable.scan(u.to(h0.dtype), *others, h0, dt, cut)
-        return y.to(u.dtype), last
+        whole: list[Any] = [*(next(rest).to(dlast.dtype) if is_given else None for is_given in given), cut]
+        y, last = composable.scan(*whole)
+        return y.to(dy.dtype), last
 
     gradients = iter(again(scan, [v for v in inputs if v is not None], (dy, dlast)))
     return *(next(gradients) if is_given else None for is_given in given), None, None

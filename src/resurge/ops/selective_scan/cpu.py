@@ -256,7 +256,7 @@ def _flat(tensor: Tensor) -> np.ndarray:
 
 def _width(D: int) -> int:
     """Channels a block: long enough for the loops, and blocks enough for some threads."""
-    return min(128, max(16, -(-D // 4)))
+    return min(128, max(64, -(-D // 4)))
 
 
 def _arguments(u, delta, A, B, C, skip, z, bias, h0, dt, cut, every):  # type: ignore[no-untyped-def]

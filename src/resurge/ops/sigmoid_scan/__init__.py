@@ -76,7 +76,7 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 def _backward(ctx, dh: Tensor):  # type: ignore[no-untyped-def]
     p, R, h0, cut, h = ctx.saved_tensors
     if torch.is_grad_enabled():
-        gradients = again(lambda *given: (reference.scan(*given, cut),), (p, R, h0), (dh,))
+        gradients = again(lambda p, R, h0: (reference.scan(p, R, h0, cut),), (p, R, h0), (dh,))
     else:
         gradients = _sigmoid_scan_backward(R, h0, cut, h, dh)
     return *gradients, None

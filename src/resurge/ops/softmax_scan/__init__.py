@@ -80,8 +80,9 @@ def softmax_scan(
     if serving == "numba" or dtype == torch.float64:  # Triton's kernels read and write half precision themselves
         k, values = k.to(dtype), v.to(dtype)
     parts = _parts(D // H) if serving == "triton" else 1
-    if parts > 1:  # a head as several of the same logits
-        k, w, u, m, den = (None if z is None else z.repeat_interleave(parts, -1) for z in (k, w, u, start.m, start.den))
+    if parts > 1:  # a head as several with the same logits
+        k, m, den = (z.repeat_interleave(parts, -1) for z in (k, start.m, start.den))
+        w, u = (None if z is None else z.repeat_interleave(parts) for z in (w, u))
         start = SoftmaxState(m, start.num, den)
     y, packed, _ = _softmax_scan(k, values, w, u, pack(start), reset)
     m, num, den = unpack(packed, H * parts)
