@@ -91,7 +91,7 @@ def test_explain_names_the_backend() -> None:
 def test_every_triton_kernel_compiles_without_spills(tmp_path: Path) -> None:
     """For sm_80 and sm_90, from the very calls that the ops make; no GPU is needed."""
     figures = tmp_path / "kernels.json"
-    command = [sys.executable, "-m", "benchmarks", "kernels", "--json", str(figures)]
+    command = [sys.executable, "-m", "benchmarks", "kernels", "--dtype", "float32", "--json", str(figures)]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "0"}
     )

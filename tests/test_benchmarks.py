@@ -81,7 +81,8 @@ def plan(**changed: Any) -> ops.Plan:
     steps = (16, 64)
     settings: dict[str, Any] = {
         "device": CPU, "dtypes": (torch.float32,), "numbers": 1 << 12, "steps": steps, "peers_at": steps,
-        "compiled_at": (), "compiled_backward": True, "rounds": 1, "patience": 1.0, "longest_call": 10.0, "until": math.inf,
+        "compiled_at": (), "compiled_backward": True, "rounds": 1, "patience": 1.0, "longest_call": 10.0,
+        "until": math.inf,
     }  # fmt: skip
     return ops.Plan(**{**settings, **changed})
 

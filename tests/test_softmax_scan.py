@@ -173,6 +173,12 @@ def test_triton_reads_and_writes_every_precision(dtype: torch.dtype, heads: int)
         assert_close(a, b, torch.float32 if name in ("m", "num", "den") else dtype, name)  # gradients from those of y
 
 
+@pytest.mark.parametrize("channels", [131, 256])
+def test_triton_takes_wide_heads(channels: int) -> None:
+    case = make_case(10, 1, 4, 1, channels, decay=True, bonus=True, resets=0.0)
+    compare(run(case, "triton"), run(case, "reference"), torch.float64, "triton")
+
+
 @pytest.mark.parametrize("backend", PLAIN)
 @given(case=cases(torch.float32))
 def test_float32_is_near_the_float64_reference(backend: str, case: Case) -> None:
@@ -394,12 +400,11 @@ def test_gradients_of_decays_keep_their_digits_over_long_sums() -> None:
     k, v = torch.randn(1, T, 4), torch.rand(1, T, 4)
     found = []
     for dtype in (torch.float32, torch.float64):
-        # (at 0.001 terms of both signs cancel to a thousandth, and float32 autograd has four digits left, too)
-        w = torch.tensor([0.01, 0.1, 0.5, 1.0]).to(dtype).requires_grad_()
+        w = torch.tensor([0.1, 0.5, 1.0, 5.0]).to(dtype).requires_grad_()
         u = torch.tensor([-1.0, 0.0, 1.0, 2.0]).to(dtype).requires_grad_()
         y, _ = softmax_scan(k.to(dtype), v.to(dtype), w, u)
         found.append(torch.cat([z.double() for z in torch.autograd.grad((y * v.to(dtype)).sum(), (w, u))]))
-    assert float(((found[0] - found[1]) / found[1]).abs().max()) < 1e-5
+    assert float(((found[0] - found[1]) / found[1]).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("resets", [0.0, 0.3])

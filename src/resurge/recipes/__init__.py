@@ -4,6 +4,7 @@ from types import ModuleType
 
 from resurge.errors import unknown
 from resurge.recipes import (
+    aaren,
     gated_rnn_attention,
     gateloop,
     griffin,
@@ -15,6 +16,7 @@ from resurge.recipes import (
     lssl,
     mingru,
     recurrentgemma,
+    rwkv4,
     s4d,
     s5,
     scrn,
@@ -50,6 +52,8 @@ _SYSTEMS: tuple[ModuleType, ...] = (
     lsrl,
     lem,
     scrn,
+    aaren,
+    rwkv4,
 )
 
 

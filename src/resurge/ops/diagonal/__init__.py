@@ -12,6 +12,7 @@ from resurge.errors import ResurgeError
 from resurge.ops.diagonal import composable, reference
 from resurge.ops.diagonal.form import LOG, NORMALIZED, PLAIN
 from resurge.ops.gradient import again, bounded_sqrt
+from resurge.ops.registration import operator
 
 
 def diagonal_scan(
@@ -172,7 +173,7 @@ def _composable(
     return _pairs(h), _pairs(h_last)
 
 
-@torch.library.custom_op("resurge::diagonal_scan", mutates_args=())
+@operator("diagonal_scan")
 def _diagonal_scan(
     a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, form: int
 ) -> tuple[Tensor, Tensor]:
@@ -185,7 +186,7 @@ def _(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, form:
     return x.new_empty(x.shape), h0.new_empty(h0.shape)
 
 
-@torch.library.custom_op("resurge::diagonal_scan_backward", mutates_args=())
+@operator("diagonal_scan_backward")
 def _diagonal_scan_backward(
     a: Tensor, x: Tensor, h: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, form: int, dh: Tensor,
     dh_last: Tensor,

@@ -8,6 +8,7 @@ from resurge.dispatch import kernels, select
 from resurge.ops import dense
 from resurge.ops.gradient import again
 from resurge.ops.lem_scan import reference
+from resurge.ops.registration import operator
 
 
 def lem_scan(
@@ -61,7 +62,7 @@ def lem_scan(
     return reference.scan(p, R, C, dt, y0, z0, reset)
 
 
-@torch.library.custom_op("resurge::lem_scan", mutates_args=())
+@operator("lem_scan")
 def _lem_scan(
     p: Tensor, R: Tensor, C: Tensor, dt: Tensor, y0: Tensor, z0: Tensor, cut: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -75,7 +76,7 @@ def _(p: Tensor, R: Tensor, C: Tensor, dt: Tensor, y0: Tensor, z0: Tensor, cut: 
     return p.new_empty(shape), p.new_empty(shape)
 
 
-@torch.library.custom_op("resurge::lem_scan_backward", mutates_args=())
+@operator("lem_scan_backward")
 def _lem_scan_backward(
     p: Tensor, R: Tensor, C: Tensor, dt: Tensor, y0: Tensor, z0: Tensor, cut: Tensor | None, y: Tensor, z: Tensor,
     dy: Tensor, dz: Tensor,

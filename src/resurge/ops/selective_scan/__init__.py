@@ -12,6 +12,7 @@ from torch import Tensor
 from resurge.dispatch import kernels, select
 from resurge.errors import ResurgeError
 from resurge.ops.gradient import again
+from resurge.ops.registration import operator
 from resurge.ops.selective_scan import composable, reference
 from resurge.ops.selective_scan.chunk import EVERY
 
@@ -118,7 +119,7 @@ def _check(
             raise ResurgeError(f"{name} is on {value.device}, and u is on {u.device}: both must be on one device")
 
 
-@torch.library.custom_op("resurge::selective_scan", mutates_args=())
+@operator("selective_scan")
 def _selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor, z: Tensor | None, bias: Tensor,
     h0: Tensor, dt: Tensor | None, cut: Tensor | None, every: int,
@@ -138,7 +139,7 @@ def _(
     return u.new_empty(u.shape), h0.new_empty(h0.shape), h0.new_empty(rows, (T - 1) // every, A.shape[1], D)
 
 
-@torch.library.custom_op("resurge::selective_scan_backward", mutates_args=())
+@operator("selective_scan_backward")
 def _selective_scan_backward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor, z: Tensor | None, bias: Tensor,
     h0: Tensor, dt: Tensor | None, cut: Tensor | None, every: int, borders: Tensor, dy: Tensor, dlast: Tensor,

@@ -6,6 +6,7 @@ from torch import Tensor
 from resurge.dispatch import kernels, select
 from resurge.errors import ResurgeError
 from resurge.ops.gradient import again
+from resurge.ops.registration import operator
 from resurge.ops.short_conv import composable, reference
 
 WIDTHS = range(2, 9)
@@ -83,7 +84,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None,
             raise ResurgeError(f"{name} is on {value.device}, and x is on {x.device}: both must be on one device")
 
 
-@torch.library.custom_op("resurge::short_conv", mutates_args=())
+@operator("short_conv")
 def _short_conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
     outputs: tuple[Tensor, Tensor] = kernels("short_conv", x).forward(x, weight, bias, state, reset)
     return outputs
@@ -94,7 +95,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor, reset: Tensor | No
     return x.new_empty(x.shape), state.new_empty(state.shape)
 
 
-@torch.library.custom_op("resurge::short_conv_backward", mutates_args=())
+@operator("short_conv_backward")
 def _short_conv_backward(
     x: Tensor, weight: Tensor, state: Tensor, reset: Tensor | None, dy: Tensor, dlast: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

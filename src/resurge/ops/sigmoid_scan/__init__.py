@@ -6,6 +6,7 @@ from torch import Tensor
 from resurge.dispatch import kernels, select
 from resurge.ops import dense
 from resurge.ops.gradient import again
+from resurge.ops.registration import operator
 from resurge.ops.sigmoid_scan import reference
 
 
@@ -44,7 +45,7 @@ def sigmoid_scan(p: Tensor, R: Tensor, h0: Tensor | None = None, *, reset: Tenso
     return reference.scan(p, R, h0, reset)
 
 
-@torch.library.custom_op("resurge::sigmoid_scan", mutates_args=())
+@operator("sigmoid_scan")
 def _sigmoid_scan(p: Tensor, R: Tensor, h0: Tensor, cut: Tensor | None) -> Tensor:
     h: Tensor = kernels("sigmoid_scan", p).forward(p, R, h0, cut)
     return h
@@ -55,7 +56,7 @@ def _(p: Tensor, R: Tensor, h0: Tensor, cut: Tensor | None) -> Tensor:
     return p.new_empty(p.shape)
 
 
-@torch.library.custom_op("resurge::sigmoid_scan_backward", mutates_args=())
+@operator("sigmoid_scan_backward")
 def _sigmoid_scan_backward(
     R: Tensor, h0: Tensor, cut: Tensor | None, h: Tensor, dh: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

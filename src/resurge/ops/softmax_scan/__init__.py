@@ -10,6 +10,7 @@ from torch import Tensor
 from resurge.dispatch import kernels, select
 from resurge.errors import ResurgeError
 from resurge.ops.gradient import again
+from resurge.ops.registration import operator
 from resurge.ops.softmax_scan import composable, reference
 from resurge.ops.softmax_scan.state import EVERY, SoftmaxState, empty, pack, unpack
 
@@ -142,7 +143,7 @@ def _check(
             raise ResurgeError(f"{name} is on {value.device}, and v is on {v.device}: both must be on one device")
 
 
-@torch.library.custom_op("resurge::softmax_scan", mutates_args=())
+@operator("softmax_scan")
 def _softmax_scan(
     k: Tensor, v: Tensor, w: Tensor | None, u: Tensor | None, start: Tensor, cut: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,7 +159,7 @@ def _(
     return v.new_empty(v.shape), start.new_empty(start.shape), borders
 
 
-@torch.library.custom_op("resurge::softmax_scan_backward", mutates_args=())
+@operator("softmax_scan_backward")
 def _softmax_scan_backward(
     k: Tensor, v: Tensor, w: Tensor | None, u: Tensor | None, start: Tensor, cut: Tensor | None, last: Tensor,
     borders: Tensor, dy: Tensor, dlast: Tensor,

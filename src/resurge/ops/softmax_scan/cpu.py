@@ -4,12 +4,13 @@ Arrays come flat; a state is a row of D + 2 H numbers, [num, m, den], of H heads
 weights of a step are computed once a head and then repeated for its channels, so that all loops run over slices of one
 axis, which is the form that LLVM turns into vector instructions.
 
-Backward, `width` channels at a time walk from state to state of those that the forward pass kept, with the states
-between computed anew into scratch memory that stays in the cache.
+Backward, the states between two that were kept are computed anew into memory that stays in the cache.
 
 Where batch and channels are too few to keep the threads busy, each row of the batch is cut into pieces of `length`
 steps. A first pass runs them from the empty state, a second from the state that joining them gives; backward alike.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -328,8 +329,8 @@ class _Plan:
             self.pieces = -(-self.T // self.length)
         self.sizes = (self.T, self.length, self.pieces, self.H, self.D)
 
-    def run(self, kernel: object, *arguments: np.ndarray) -> None:
-        run(kernel, arguments, self.B * self.pieces, self.D, self.B * self.T * self.D)  # type: ignore[arg-type]
+    def run(self, kernel: Any, *arguments: Any) -> None:
+        run(kernel, arguments, self.B * self.pieces, self.D, self.B * self.T * self.D)
 
 
 def forward(
