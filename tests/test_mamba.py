@@ -137,7 +137,7 @@ def test_one_channel_by_hand() -> None:
 
 
 def test_the_start_is_the_papers() -> None:
-    layer = Mamba(64, 16, depth=4)
+    layer = Mamba(64, 16, n_layers=4)
     assert layer.dt_rank == 4
     assert torch.allclose(torch.exp(layer.A_log), torch.arange(1.0, 17).expand(128, 16))
     assert bool((layer.D == 1).all())

@@ -141,8 +141,8 @@ def test_the_language_model_equals_hugging_faces_whole_and_in_pieces() -> None:
 def test_the_initialisation_is_that_of_the_published_code() -> None:
     d, depth, layer = 64, 5, 3
     rho, tau = layer / (depth - 1), 1 - layer / depth
-    mix = RWKV4(d, layer=layer, depth=depth).requires_grad_(False)
-    channel = RWKV4ChannelMix(d, layer=layer, depth=depth).requires_grad_(False)
+    mix = RWKV4(d, layer=layer, n_layers=depth).requires_grad_(False)
+    channel = RWKV4ChannelMix(d, layer=layer, n_layers=depth).requires_grad_(False)
     for i in (0, 1, 17, d - 1):
         assert float(mix.time_decay[i]) == pytest.approx(-5 + 8 * (i / (d - 1)) ** (0.7 + 1.3 * rho), rel=1e-5)
         assert float(mix.time_first[i]) == pytest.approx(math.log(0.3) + (-0.5, 0, 0.5)[(i + 1) % 3], rel=1e-5)
@@ -203,9 +203,9 @@ class _Step(nn.Module):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RWKV4(4, layer=2, depth=2), r"layer must lie in \[0, depth\) = \[0, 2\), and is 2"),
-        (lambda: RWKV4ChannelMix(4, layer=-1), r"layer must lie in \[0, depth\)"),
-        (lambda: RWKV4(4, depth=0), "depth must be at least 1, and is 0"),
+        (lambda: RWKV4(4, layer=2, n_layers=2), r"layer must lie in \[0, n_layers\) = \[0, 2\), and is 2"),
+        (lambda: RWKV4ChannelMix(4, layer=-1), r"layer must lie in \[0, n_layers\)"),
+        (lambda: RWKV4(4, n_layers=0), "n_layers must be at least 1, and is 0"),
         (lambda: RWKV4ChannelMix(4, 0), "expand must be at least 1, and is 0"),
     ],
 )

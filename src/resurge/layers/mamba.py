@@ -34,7 +34,7 @@ class Mamba(TimedLayer):
 
     Initialisation: A_log = log(1 ... N) for each channel, D = 1, W_Δ uniform in ± dt_rank^(-1/2), b_Δ such that Δ is
     log-uniform in [dt_min, dt_max] for δ = 0, the other maps and the convolution as PyTorch's, W_out divided by
-    sqrt(depth).
+    sqrt(n_layers).
 
     Args:
         d_model: width of inputs and outputs.
@@ -42,7 +42,7 @@ class Mamba(TimedLayer):
         expand: channels over d_model.
         width: taps of the convolution, 2 to 8.
         dt_rank: size of δ; 0 is d_model / 16, rounded up.
-        depth: number of residual blocks of the model, for the start of W_out.
+        n_layers: number of residual blocks of the model, for the start of W_out.
         dt_min, dt_max: range of Δ at the start, 0 < dt_min <= dt_max; less than 1e-4 is taken as 1e-4.
 
     State: expand d_model (N + width - 1) numbers a row. Cost: about expand d_model (3 d_model + 2 dt_rank + 6 N)
@@ -74,12 +74,12 @@ class Mamba(TimedLayer):
         *,
         width: int = 4,
         dt_rank: int = 0,
-        depth: int = 1,
+        n_layers: int = 1,
         dt_min: float = 1e-3,
         dt_max: float = 1e-1,
     ) -> None:
         super().__init__()
-        at_least(1, {"d_model": d_model, "d_state": d_state, "expand": expand, "depth": depth})
+        at_least(1, {"d_model": d_model, "d_state": d_state, "expand": expand, "n_layers": n_layers})
         at_least(0, {"dt_rank": dt_rank})
         self.d_model, self.d_state, self.width = d_model, d_state, width
         self.d_inner, self.dt_rank = expand * d_model, dt_rank or -(-d_model // 16)
@@ -96,7 +96,7 @@ class Mamba(TimedLayer):
                 nn.init.uniform_(parameter, -1 / math.sqrt(width), 1 / math.sqrt(width))
             nn.init.uniform_(self.dt_proj.weight, -1 / math.sqrt(self.dt_rank), 1 / math.sqrt(self.dt_rank))
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of the softplus
-            self.out_proj.weight /= math.sqrt(depth)
+            self.out_proj.weight /= math.sqrt(n_layers)
 
     def extra_repr(self) -> str:
         return f"d_model={self.d_model}, d_state={self.d_state}, d_inner={self.d_inner}"

@@ -47,11 +47,11 @@ class _RWKV4Part(RecurrentLayer):
         "2305.13048",
     )
 
-    def __init__(self, d_model: int, layer: int, depth: int) -> None:
+    def __init__(self, d_model: int, layer: int, n_layers: int) -> None:
         super().__init__()
-        at_least(1, {"d_model": d_model, "depth": depth})
-        if not 0 <= layer < depth:
-            raise ResurgeError(f"layer must lie in [0, depth) = [0, {depth}), and is {layer}")
+        at_least(1, {"d_model": d_model, "n_layers": n_layers})
+        if not 0 <= layer < n_layers:
+            raise ResurgeError(f"layer must lie in [0, n_layers) = [0, {n_layers}), and is {layer}")
         self.d_model = d_model
 
     def extra_repr(self) -> str:
@@ -71,7 +71,7 @@ class RWKV4(_RWKV4Part):
     Args:
         d_model: width D of inputs, outputs and state.
         layer: its place in the stack, from 0.
-        depth: number of layers of the stack.
+        n_layers: number of layers of the stack.
         zero_init: start W_k, W_r and W_o at zero, as the published code does: a residual block then starts as the
             identity. Otherwise they are orthogonal, as W_v is.
 
@@ -87,9 +87,9 @@ class RWKV4(_RWKV4Part):
     OPS = ("softmax_scan",)
     RECURRENT = ("time_decay", "time_first")
 
-    def __init__(self, d_model: int, *, layer: int = 0, depth: int = 1, zero_init: bool = False) -> None:
-        super().__init__(d_model, layer, depth)
-        rho, tau = layer / max(depth - 1, 1), 1 - layer / depth
+    def __init__(self, d_model: int, *, layer: int = 0, n_layers: int = 1, zero_init: bool = False) -> None:
+        super().__init__(d_model, layer, n_layers)
+        rho, tau = layer / max(n_layers - 1, 1), 1 - layer / n_layers
         i = torch.arange(d_model, dtype=torch.float64)
         self.time_decay = nn.Parameter((-5 + 8 * (i / max(d_model - 1, 1)) ** (0.7 + 1.3 * rho)).float())
         self.time_first = nn.Parameter((math.log(0.3) + 0.5 * ((i + 1) % 3 - 1)).float())
@@ -141,7 +141,7 @@ class RWKV4ChannelMix(_RWKV4Part):
     Args:
         d_model: width D of inputs and outputs.
         expand: width of W_k's outputs over D.
-        layer, depth: as in `RWKV4`.
+        layer, n_layers: as in `RWKV4`.
         zero_init: start W_v and W_r at zero, as the published code does; otherwise they are orthogonal.
 
     State: D numbers a row. Cost: (2 expand + 1) D² multiplications a step.
@@ -155,12 +155,12 @@ class RWKV4ChannelMix(_RWKV4Part):
     OPS = ("torch.linear",)
 
     def __init__(
-        self, d_model: int, expand: int = 4, *, layer: int = 0, depth: int = 1, zero_init: bool = False
+        self, d_model: int, expand: int = 4, *, layer: int = 0, n_layers: int = 1, zero_init: bool = False
     ) -> None:
-        super().__init__(d_model, layer, depth)
+        super().__init__(d_model, layer, n_layers)
         at_least(1, {"expand": expand})
-        self.time_mix_key = mix_parameter(d_model, 1 - layer / depth)
-        self.time_mix_receptance = mix_parameter(d_model, 1 - layer / depth)
+        self.time_mix_key = mix_parameter(d_model, 1 - layer / n_layers)
+        self.time_mix_receptance = mix_parameter(d_model, 1 - layer / n_layers)
         self.key = _linear(d_model, expand * d_model, False)
         self.receptance = _linear(d_model, d_model, zero_init)
         self.value = _linear(expand * d_model, d_model, zero_init)

@@ -50,8 +50,8 @@ def rwkv4(d_model: int, depth: int, *, expand: int = 4, zero_init: bool = True, 
 
     def mixers(layer: int) -> tuple[RecurrentLayer, RecurrentLayer]:
         return (
-            RWKV4(d_model, layer=layer, depth=depth, zero_init=zero_init),
-            RWKV4ChannelMix(d_model, expand, layer=layer, depth=depth, zero_init=zero_init),
+            RWKV4(d_model, layer=layer, n_layers=depth, zero_init=zero_init),
+            RWKV4ChannelMix(d_model, expand, layer=layer, n_layers=depth, zero_init=zero_init),
         )
 
     return Blocks(SkipBlock(mixer, dropout=dropout) for layer in range(depth) for mixer in mixers(layer))
