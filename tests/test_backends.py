@@ -1,5 +1,6 @@
 """What serves what: told once, never silently, never refused; and the Triton kernels where there is no GPU."""
 
+import ast
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import torch
 import resurge
 from resurge import dispatch
 from resurge.layers import LRU
-from resurge.ops import diagonal_scan
+from resurge.ops import launch
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,19 +110,12 @@ def test_every_triton_kernel_compiles_without_spills(tmp_path: Path) -> None:
 
 def test_launches_never_specialise_on_time() -> None:
     """A new length must not compile anew: T is in no kernel's key."""
-    for path in (ROOT / "src" / "resurge" / "ops").glob("*/gpu.py"):
-        module = __import__(f"resurge.ops.{path.parent.name}.gpu", fromlist=["gpu"])
-        for name in json.loads((ROOT / "src" / "resurge" / "ops" / "launch.json").read_text()):
-            kernel = getattr(module, name, None)
-            if kernel is not None and "T" in path.read_text().split(f"def {name}(")[1].split(":")[0]:
-                before = path.read_text().split(f"def {name}(")[0]
-                decorator = before[before.rindex("@triton.jit") :]
-                assert '"T"' in decorator, f"{name} specialises on T"
-
-
-def test_offsets_are_not_32_bit() -> None:
-    """Steps beyond 2^31 numbers: a view of one row, expanded, costs no memory and reaches far."""
-    T, D = 1 << 20, 4
-    x = torch.ones(1, 1, D).expand(1, T, D)
-    h, _ = diagonal_scan(torch.zeros(D), x)
-    assert bool((h == 1).all())
+    checked = 0
+    for path in sorted((ROOT / "src" / "resurge" / "ops").glob("*/gpu.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name in launch.table():
+                arguments = [argument.arg for argument in node.args.args]
+                decorator = ast.unparse(node.decorator_list[0])
+                assert "T" not in arguments or "'T'" in decorator, f"{node.name} specialises on T"
+                checked += "T" in arguments
+    assert checked >= 5

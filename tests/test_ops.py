@@ -487,3 +487,40 @@ def test_gradients_where_coefficients_are_zero() -> None:
     (gradient,) = torch.autograd.grad(diagonal_scan(a, x)[0].sum(), a)
     assert torch.equal(gradient[:, 1:], x[:, :-1])  # dh_t/da_t = h_{t-1} = x_{t-1}
     assert bool((gradient[:, 0] == 0).all())
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # numpy, in the interpreter, on inf
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_what_stands_before_a_reset_stays_there(backend: str, bad: float) -> None:
+    device = DEVICE.get(backend, "cpu")
+    a, x = torch.full((12, 2), 0.5, device=device), torch.ones(1, 12, 2, device=device)
+    x[:, 1] = bad
+    reset = torch.zeros(1, 12, dtype=torch.bool, device=device)
+    reset[:, 5] = True
+    a.requires_grad_()
+    with resurge.backend(backend):
+        h, last = diagonal_scan(a, x, reset=reset)
+        (gradient,) = torch.autograd.grad(h[:, 5:].sum() + last.sum(), a)
+        alone, _ = diagonal_scan(a.detach()[5:], x[:, 5:])
+    assert torch.equal(h[:, 5:], alone)
+    assert bool(torch.isfinite(gradient[5:]).all())
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_stands_in_an_earlier_piece_stays_there(is_complex: bool, reverse: bool) -> None:
+    T, row = 8200, (2, 3) if is_complex else (3,)
+    scan = diagonal_scan_pairs if is_complex else diagonal_scan
+    a, x = torch.full(row, 0.5), torch.ones(1, T, *row)
+    x[:, -10 if reverse else 10] = math.inf
+    reset = torch.zeros(1, T, dtype=torch.bool)
+    reset[:, T // 2] = True
+    kept = slice(0, T // 2) if reverse else slice(T // 2, T)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    h, last = scan(a, x, reset=reset, reverse=reverse)
+    torch.set_num_threads(threads)
+    alone, alone_last = scan(a, x[:, kept], reverse=reverse)
+    assert torch.allclose(h[:, kept], alone)
+    assert torch.allclose(last, alone_last)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resurge.analysis.figures import INK, MUTED, _drawing
+from resurge.analysis.figures import INK, MUTED, drawing
 from resurge.errors import ResurgeError
 from resurge.training.comparison import Comparison, Row
 
@@ -108,7 +108,7 @@ def picture(comparison: Comparison, folder: str | Path) -> bytes:
     scale = 100 if percent else 1
     label = comparison.metric.replace("_", " ") + (", %" if percent else "")
     axis = "seconds" if comparison.budget == "time" else "step"
-    with _drawing() as new:
+    with drawing() as new:
         figure = new(figsize=(10, max(3.4, 1.1 + 0.34 * len(rows))))
         left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.35, 1], "wspace": 0.32})
         for i, row in enumerate(rows):

@@ -48,7 +48,7 @@ _RC: Any = {
 
 
 @contextmanager
-def _drawing() -> Iterator[Any]:
+def drawing() -> Iterator[Any]:
     """matplotlib's Figure class in the house style, without a window system or pyplot's global state."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ def curves(steps: Mapping[str, list[float]], values: Mapping[str, list[float]], 
         steps, values: for each column of metrics.csv ("train_loss", "val_accuracy", ...), where and what.
         metric: the task's metric.
     """
-    with _drawing() as new:
+    with drawing() as new:
         figure = new(figsize=(9.3, 3))
         for axes, name in zip(figure.subplots(1, 2, gridspec_kw={"wspace": 0.2}), ("loss", metric), strict=True):
             for part, color in (("train", BEFORE), ("val", AFTER)):
@@ -106,7 +106,7 @@ def disks(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
     names = list(after)
     columns = min(_DISKS_A_ROW, len(names))
     rows = -(-len(names) // columns)
-    with _drawing() as new:
+    with drawing() as new:
         side = 2.4 if columns == _DISKS_A_ROW else 3.1
         figure = new(figsize=(side * columns, (side + 0.12) * rows))
         grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.08, "hspace": 0.2})
@@ -143,7 +143,7 @@ def memory(before: Mapping[str, Tensor], after: Mapping[str, Tensor], length: in
     both = np.concatenate(list(scales.values()))
     low, high = np.log10(both.min()), np.log10(both.max())
     bins = np.logspace(low - 0.05, high + 0.05, 36)
-    with _drawing() as new:
+    with drawing() as new:
         figure = new(figsize=(9.3, 2.6))
         axes = figure.subplots()
         axes.hist(scales["after"], bins, color=AFTER, alpha=0.8, label="after training")
@@ -172,7 +172,7 @@ def confusion(counts: np.ndarray[Any, Any], classes: Sequence[str]) -> str:
     n = len(classes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = float(np.clip(0.55 * n, 2.4, 7.0))
-    with _drawing() as new:
+    with drawing() as new:
         from matplotlib.colors import LinearSegmentedColormap
 
         figure = new(figsize=(side, side))
@@ -203,7 +203,7 @@ def confusion(counts: np.ndarray[Any, Any], classes: Sequence[str]) -> str:
 
 def scatter(true: np.ndarray[Any, Any], said: np.ndarray[Any, Any]) -> str:
     """Predicted over true values, and the diagonal on which they would all lie."""
-    with _drawing() as new:
+    with drawing() as new:
         figure = new(figsize=(4.2, 4.2))
         axes = figure.subplots()
         ends = [float(min(true.min(), said.min())), float(max(true.max(), said.max()))]
@@ -218,7 +218,7 @@ def scatter(true: np.ndarray[Any, Any], said: np.ndarray[Any, Any]) -> str:
 
 def reconstruction(signal: Tensor, known: Mapping[str, Tensor]) -> str:
     """A signal (T,), and what each memory still knows of it at its end: (T,), NaN where it knows nothing."""
-    with _drawing() as new:
+    with drawing() as new:
         figure = new(figsize=(9.3, 1.9 * len(known)))
         grid = figure.subplots(len(known), 1, sharex=True, squeeze=False, gridspec_kw={"hspace": 0.45})
         low, high = float(signal.min()), float(signal.max())

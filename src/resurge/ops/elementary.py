@@ -7,6 +7,7 @@ tests, they are numba's own.
 import math
 from typing import Any
 
+import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
@@ -22,6 +23,25 @@ _P = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
 _ARTANH = tuple(np.float32(1 / (2 * k + 1)) for k in range(8))
 
 
+@numba.njit(inline="always", **_FLAGS)
+def _reduced(y):  # type: ignore[no-untyped-def]
+    """(n, r) with y = n ln 2 + r, n whole and |r| <= ln 2 / 2."""
+    n = (y * _LOG2E + _ROUND) - _ROUND
+    return n, y - n * _LN2_HIGH - n * _LN2_LOW
+
+
+@numba.njit(inline="always", **_FLAGS)
+def _series(r):  # type: ignore[no-untyped-def]
+    """(e^r - 1) / r by its series, for |r| <= 1/2."""
+    p = _P[7]
+    p = p * r + _P[6]
+    p = p * r + _P[5]
+    p = p * r + _P[4]
+    p = p * r + _P[3]
+    p = p * r + _HALF
+    return p * r + _ONE
+
+
 def exp(x: float) -> float:
     """e^x within 1.5 units in the last place; 0 for -inf, inf beyond the range, NaN for NaN."""
     return math.exp(x)
@@ -35,16 +55,8 @@ def _exp(x):  # type: ignore[no-untyped-def]
     def exp32(x):  # type: ignore[no-untyped-def]
         y = x if x > _SMALLEST else _SMALLEST
         y = y if y < _LARGEST else _LARGEST
-        n = (y * _LOG2E + _ROUND) - _ROUND
-        r = y - n * _LN2_HIGH - n * _LN2_LOW
-        p = _P[7]
-        p = p * r + _P[6]
-        p = p * r + _P[5]
-        p = p * r + _P[4]
-        p = p * r + _P[3]
-        p = p * r + _HALF
-        p = p * r + _ONE
-        p = p * r + _ONE
+        n, r = _reduced(y)
+        p = _series(r) * r + _ONE
         # 2^n in two factors: n reaches from -150, where results are denormal, to 128
         half = np.int32(n) >> np.int32(1)
         rest = np.int32(n) - half
@@ -68,14 +80,7 @@ def _one_minus_exp(x):  # type: ignore[no-untyped-def]
         return lambda x: -math.expm1(x)
 
     def one_minus_exp32(x):  # type: ignore[no-untyped-def]
-        p = _P[7]
-        p = p * x + _P[6]
-        p = p * x + _P[5]
-        p = p * x + _P[4]
-        p = p * x + _P[3]
-        p = p * x + _HALF
-        p = p * x + _ONE
-        return -(p * x) if x > np.float32(-0.5) else _ONE - exp(x)
+        return -(_series(x) * x) if x > -_HALF else _ONE - exp(x)
 
     return one_minus_exp32
 
@@ -106,17 +111,9 @@ def _tanh(x):  # type: ignore[no-untyped-def]
         y = x + x  # with E = e^y - 1 it is E / (E + 2): 1 beyond 10 in float32
         y = y if y > -_TWENTY else -_TWENTY
         y = y if y < _TWENTY else _TWENTY
-        n = (y * _LOG2E + _ROUND) - _ROUND
-        r = y - n * _LN2_HIGH - n * _LN2_LOW
-        p = _P[7]
-        p = p * r + _P[6]
-        p = p * r + _P[5]
-        p = p * r + _P[4]
-        p = p * r + _P[3]
-        p = p * r + _HALF
-        p = p * r + _ONE
+        n, r = _reduced(y)
         power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-        E = power * (p * r) + (power - _ONE)  # n = 0 near 0, where every digit of it is kept
+        E = power * (_series(r) * r) + (power - _ONE)  # n = 0 near 0, where every digit of it is kept
         value = E / (E + _ONE + _ONE)
         return value if x == x else x
 

@@ -16,10 +16,8 @@ def scan(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool) ->
     Products are only ever multiplied, never divided by, so that they may underflow.
     """
     T, D = x.shape[1:]
-    if cut is not None:
-        a = torch.where(cut[..., None], torch.zeros((), dtype=a.dtype, device=a.device), a)
     if reverse:
-        a, x = a.flip(1), x.flip(1)
+        a, x, cut = a.flip(1), x.flip(1), None if cut is None else cut.flip(1)
     block = max(1, math.isqrt(T))
     blocks = -(-T // block)
     a = a.expand(a.shape[0], T, D)
@@ -27,15 +25,21 @@ def scan(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool) ->
     if padding:  # a = 1 and x = 0 carry the state on unchanged
         a = torch.cat([a, a.new_ones(()).expand(a.shape[0], padding, D)], 1)
         x = pad(x, (0, 0, 0, padding))
+    if cut is None:
+        cut = torch.zeros(1, T, dtype=torch.bool, device=x.device)
+    # a state behind a cut is put aside, not multiplied by 0: it may be infinite
+    cut_at = pad(cut, (0, padding)).unflatten(1, (blocks, block))[..., None].unbind(2)
     a_at = a.unflatten(1, (blocks, block)).unbind(2)
     x_at = x.unflatten(1, (blocks, block)).unbind(2)
-    local, product = [x_at[0]], [a_at[0]]
+    zero = x.new_zeros(())
+    local, product, linked = [x_at[0]], [a_at[0]], [~cut_at[0]]
     for i in range(1, block):
-        local.append(a_at[i] * local[-1] + x_at[i])
+        local.append(a_at[i] * torch.where(cut_at[i], zero, local[-1]) + x_at[i])
         product.append(a_at[i] * product[-1])
+        linked.append(linked[-1] & ~cut_at[i])
     carries = [h0]
-    for end, gain in zip(local[-1].unbind(1), product[-1].unbind(1), strict=True):
-        carries.append(gain * carries[-1] + end)
-    carried = torch.stack(carries[:-1], 1)[:, :, None]
+    for end, gain, through in zip(local[-1].unbind(1), product[-1].unbind(1), linked[-1].unbind(1), strict=True):
+        carries.append(gain * torch.where(through, carries[-1], zero) + end)
+    carried = torch.where(torch.stack(linked, 2), torch.stack(carries[:-1], 1)[:, :, None], zero)
     h = (torch.stack(local, 2) + torch.stack(product, 2) * carried).flatten(1, 2)[:, :T]
     return (h.flip(1) if reverse else h), carries[-1]

@@ -27,7 +27,7 @@ from resurge.ops.diagonal.cpu_pieces import (
     summary_real,
     variances,
 )
-from resurge.ops.diagonal.form import NORMALIZED, PLAIN
+from resurge.ops.diagonal.form import NORMALIZED, PLAIN, cut_pieces
 from resurge.ops.threads import run
 
 # How many float32 products are summed before they go to the float64 sum of a coefficient's gradient: a plain
@@ -302,11 +302,11 @@ def _carried(
         return first
     B, T, D = x.shape[0], x.shape[1], x.shape[-1]
     parts = torch.get_num_threads()
-    count = (pieces - 1) * parts
+    count, offset = (pieces - 1) * parts, parts if backward else 0
     gain = first.new_empty(B, count, *first.shape[1:])
     end = torch.empty_like(gain)
     kernel = summary_complex if x.dim() == 4 else summary_real
-    sizes = (T, length // parts, count, parts if backward else 0, D)
+    sizes = (T, length // parts, count, offset, D)
     run(
         kernel,
         (_flat(a), _a_rows(a), _flat(x), _cut(cut), backward, reverse, *sizes, _flat(gain), _flat(end)),
@@ -314,9 +314,12 @@ def _carried(
         D,
         x.numel(),
     )
+    stops = None if cut is None else cut_pieces(cut, length // parts, pieces * parts, reverse)
     starts = [first]
     carry = first
     for done, part in enumerate(reversed(range(count)) if backward else range(count), 1):
+        if stops is not None:
+            carry = torch.where(stops[:, offset + part].view(-1, *[1] * (carry.dim() - 1)), 0, carry)
         carry = _times(gain[:, part], carry) + end[:, part]
         if done % parts == 0:
             starts.append(carry)

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from resurge.ops.diagonal import form as forms
+from resurge.ops.diagonal.form import cut_pieces
 from resurge.ops.launch import chunks, launch
 
 PLAIN, NORMALIZED = tl.constexpr(forms.PLAIN), tl.constexpr(forms.NORMALIZED)
@@ -276,7 +277,8 @@ def _carried(plan: _Plan, a: Tensor, x: Tensor, first: Tensor, cut: Tensor | Non
     gain = first.new_empty(plan.B, plan.pieces, *first.shape[1:])
     end = torch.empty_like(gain)
     launch(diagonal_summary, plan.grid, a, x, cut, gain, end, *plan.sizes, **plan.flags, BACKWARD=backward)
-    across = _Plan(gain, end, None, backward, forms.PLAIN, pieces=1)
+    cuts = None if cut is None else cut_pieces(cut, plan.length, plan.pieces, plan.flags["REVERSE"])
+    across = _Plan(gain, end, cuts, backward, forms.PLAIN, pieces=1)
     states = torch.empty_like(end)
     launch(
         diagonal_forward,
@@ -284,7 +286,7 @@ def _carried(plan: _Plan, a: Tensor, x: Tensor, first: Tensor, cut: Tensor | Non
         gain,
         end,
         first,
-        None,
+        cuts,
         states,
         torch.empty_like(first),
         *across.sizes,
