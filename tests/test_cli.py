@@ -55,6 +55,11 @@ def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return value
 
 
+def interruptible(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """A process that Ctrl-C reaches, also where this one was started in the background and ignores it."""
+    return subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
+
+
 def resurge_command(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([sys.executable, "-m", "resurge", *words], capture_output=True, check=False, **options)
 
@@ -263,7 +268,7 @@ def test_generate_continues_and_repeats_by_seed(text_run: Path, capsys: pytest.C
 def test_generate_ends_with_its_reader_or_on_ctrl_c(text_run: Path) -> None:
     command = [sys.executable, "-m", "resurge", "generate", str(text_run), "--prompt", "a", "--length", "0"]
     for stop, code in ((None, 141), (signal.SIGINT, 130)):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with interruptible(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stderr is not None
             assert len(process.stdout.read(50)) == 50  # it streams
@@ -294,7 +299,7 @@ def test_predict_reads_text_as_it_comes(text_run: Path, capsys: pytest.CaptureFi
 def test_fit_stops_on_ctrl_c_and_goes_on(tmp_path: Path) -> None:
     words = ["fit", "lru/digits", "--d-model", "8", "--epochs", "400", "--out", "run"]
     command = [sys.executable, "-m", "resurge", *words]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+    with interruptible(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         assert process.stderr is not None
         process.stderr.readline()  # the first validation
         process.send_signal(signal.SIGINT)
