@@ -10,7 +10,7 @@ from resurge.ops.elementary import exp, one_minus_exp
 @jit
 def smallest_normal(like):  # type: ignore[no-untyped-def]
     """The smallest normal number of the type of `like`."""
-    return np.full(1, 1.2e-38 if like.itemsize == 4 else 2.3e-308, like.dtype)[0]
+    return like.dtype.type(1.2e-38 if like.itemsize == 4 else 2.3e-308)
 
 
 @inlined
@@ -19,20 +19,20 @@ def row(array, index, D, d0, d1):  # type: ignore[no-untyped-def]
     return array[index * D + d0 : index * D + d1]
 
 
-@jit
+@inlined
 def decays(log_a, a):  # type: ignore[no-untyped-def]
     for d in range(a.size):
         a[d] = exp(log_a[d])
 
 
-@jit
+@inlined
 def variances(log_a, v):  # type: ignore[no-untyped-def]
     """1 - a²."""
     for d in range(v.size):
         v[d] = one_minus_exp(log_a[d] + log_a[d])
 
 
-@jit
+@inlined
 def plain(form, log_a, x, decay, scaled):  # type: ignore[no-untyped-def]
     """Coefficients and inputs of the plain form, from those of another."""
     decays(log_a, decay)
@@ -41,7 +41,8 @@ def plain(form, log_a, x, decay, scaled):  # type: ignore[no-untyped-def]
         for d in range(x.size):
             scaled[d] = x[d] * np.sqrt(scaled[d])
     else:
-        scaled[:] = x
+        for d in range(x.size):
+            scaled[d] = x[d]
 
 
 @jit

@@ -1,0 +1,257 @@
+"""The kernels that scan a piece of the diagonal scan, forward and backward; see cpu.py.
+
+They make no arrays: `carries` is theirs to change, and `work` holds the rows that they need beside.
+"""
+
+import numpy as np
+
+from resurge.jit import inlined, lean
+from resurge.ops.diagonal.cpu_pieces import decays, plain, row, smallest_normal, variances
+from resurge.ops.diagonal.form import NORMALIZED
+from resurge.ops.streaming import fetch, put, settle, streams
+
+# How many float32 products are summed before they go to the float64 sum of a coefficient's gradient: a plain
+# float32 sum over a million steps would lose half its digits.
+_PARTIAL = 64
+
+# How many steps ahead the backward kernels of constant coefficients fetch: 30 % faster, where others gain nothing.
+_AHEAD = 3
+
+# The derivative of sqrt(v) is bounded by 1000, as in the published code of RG-LRU.
+_LEAST = 2.5e-7
+
+
+@lean
+def _move(source, target):  # type: ignore[no-untyped-def]
+    """Add a row to another, wider one, and start it anew."""
+    for d in range(source.size):
+        target[d] += source[d]
+        source[d] = 0
+
+
+@lean
+def forward_real(a, a_rows, x, carries, cut, reverse, form, T, length, pieces, D, work, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
+    tiny = smallest_normal(x)
+    past_cache = streams(h, D, d0, d1)
+    for r in range(r0, r1):
+        b, first = r // pieces, (r % pieces) * length
+        carry = row(carries, r, D, d0, d1)
+        for k in range(first, min(first + length, T)):
+            t = T - 1 - k if reverse else k
+            if cut.size > 0 and cut[b * T + t]:
+                carry[:] = 0
+            a_t = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1)
+            x_t = row(x, b * T + t, D, d0, d1)
+            for d in range(carry.size):
+                value = a_t[d] * carry[d] + x_t[d]
+                carry[d] = 0 if abs(value) < tiny else value
+            put(row(h, b * T + t, D, d0, d1), carry, past_cache)
+    settle()
+
+
+@lean
+def forward_log(a, a_rows, x, carries, cut, reverse, form, T, length, pieces, D, work, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
+    """As `forward_real`, from log a. A kernel of its own: the plain one took four times as long on narrow rows."""
+    tiny = smallest_normal(x)
+    past_cache = streams(h, D, d0, d1)
+    for r in range(r0, r1):
+        b, first = r // pieces, (r % pieces) * length
+        carry = row(carries, r, D, d0, d1)
+        a_t, x_t = row(work, 2 * r, D, d0, d1), row(work, 2 * r + 1, D, d0, d1)
+        for k in range(first, min(first + length, T)):
+            t = T - 1 - k if reverse else k
+            if cut.size > 0 and cut[b * T + t]:
+                carry[:] = 0
+            log_a = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1)
+            plain(form, log_a, row(x, b * T + t, D, d0, d1), a_t, x_t)
+            for d in range(carry.size):
+                value = a_t[d] * carry[d] + x_t[d]
+                carry[d] = 0 if abs(value) < tiny else value
+            put(row(h, b * T + t, D, d0, d1), carry, past_cache)
+    settle()
+
+
+@lean
+def forward_complex(a, a_rows, x, carries, cut, reverse, form, T, length, pieces, D, work, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
+    tiny = smallest_normal(x)
+    past_cache = streams(h, D, d0, d1)
+    for r in range(r0, r1):
+        b, first = r // pieces, (r % pieces) * length
+        re, im = row(carries, 2 * r, D, d0, d1), row(carries, 2 * r + 1, D, d0, d1)
+        for k in range(first, min(first + length, T)):
+            t = T - 1 - k if reverse else k
+            if cut.size > 0 and cut[b * T + t]:
+                re[:] = 0
+                im[:] = 0
+            i, j = 2 * (b * a_rows[0] + t * a_rows[1]), 2 * (b * T + t)
+            a_re, a_im = row(a, i, D, d0, d1), row(a, i + 1, D, d0, d1)
+            x_re, x_im = row(x, j, D, d0, d1), row(x, j + 1, D, d0, d1)
+            for d in range(re.size):
+                new_re = a_re[d] * re[d] - a_im[d] * im[d] + x_re[d]
+                new_im = a_re[d] * im[d] + a_im[d] * re[d] + x_im[d]
+                re[d] = 0 if abs(new_re) < tiny else new_re
+                im[d] = 0 if abs(new_im) < tiny else new_im
+            put(row(h, j, D, d0, d1), re, past_cache)
+            put(row(h, j + 1, D, d0, d1), im, past_cache)
+    settle()
+
+
+@inlined
+def _fetch_ahead(dh, h, dx, index, D, d0, d1):  # type: ignore[no-untyped-def]
+    fetch(row(dh, index, D, d0, d1))
+    fetch(row(h, index, D, d0, d1))
+    fetch(row(dx, index, D, d0, d1))
+
+
+@lean
+def backward_real(  # type: ignore[no-untyped-def]
+    a, a_rows, x, h, h0, cut, reverse, form, T, length, pieces, D, work, dh, carries, da, sums, dx, dh0, r0, r1, d0, d1
+):
+    """ĝ_t = dh_t + a_{t+1} ĝ_{t+1};  dx_t = ĝ_t;  da_t = ĝ_t h_{t-1};  dh0 = a_1 ĝ_1."""
+    tiny = smallest_normal(h)
+    n = d1 - d0
+    constant = sums.size > 0
+    for r in range(r0, r1):
+        b, first = r // pieces, (r % pieces) * length
+        carry, zeros = row(carries, r, D, d0, d1), row(work, 2 * r, D, d0, d1)
+        total = row(work, 2 * r + 1, D, d0, d1)
+        for k in range(min(first + length, T) - 1, first - 1, -1):
+            t = T - 1 - k if reverse else k
+            if constant and k >= first + _AHEAD:
+                _fetch_ahead(dh, h, dx, b * T + (t + _AHEAD if reverse else t - _AHEAD), D, d0, d1)
+            is_cut = cut.size > 0 and cut[b * T + t]
+            if is_cut:  # the state before is taken as zero, and no gradient goes to it
+                before = zeros
+            elif k == 0:
+                before = row(h0, b, D, d0, d1)
+            else:
+                before = row(h, b * T + (t + 1 if reverse else t - 1), D, d0, d1)
+            a_t = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1)
+            dh_t, dx_t = row(dh, b * T + t, D, d0, d1), row(dx, b * T + t, D, d0, d1)
+            if constant:
+                for d in range(n):
+                    g = dh_t[d] + carry[d]
+                    dx_t[d] = g
+                    total[d] += g * before[d]
+                    value = a_t[d] * g
+                    carry[d] = 0 if abs(value) < tiny else value
+                if k % _PARTIAL == 0 or k == first:
+                    _move(total, row(sums, r, D, d0, d1))
+            else:
+                da_t = row(da, b * T + t, D, d0, d1)
+                for d in range(n):
+                    g = dh_t[d] + carry[d]
+                    dx_t[d] = g
+                    da_t[d] = g * before[d]
+                    value = a_t[d] * g
+                    carry[d] = 0 if abs(value) < tiny else value
+            if is_cut:
+                carry[:] = 0
+        if first == 0:
+            put(row(dh0, b, D, d0, d1), carry, False)
+
+
+@lean
+def backward_log(  # type: ignore[no-untyped-def]
+    a, a_rows, x, h, h0, cut, reverse, form, T, length, pieces, D, work, dh, carries, da, sums, dx, dh0, r0, r1, d0, d1
+):
+    """As `backward_real`, from log a and to it: d log a = a da. Where x enters as s x with s = sqrt(1 - a²), also
+    dx = s ĝ and d log a = a da - ĝ x a² / s."""
+    tiny, least = smallest_normal(h), h.dtype.type(_LEAST)
+    n = d1 - d0
+    for r in range(r0, r1):
+        b, first = r // pieces, (r % pieces) * length
+        carry, zeros = row(carries, r, D, d0, d1), row(work, 3 * r, D, d0, d1)
+        a_t, v = row(work, 3 * r + 1, D, d0, d1), row(work, 3 * r + 2, D, d0, d1)
+        for k in range(min(first + length, T) - 1, first - 1, -1):
+            t = T - 1 - k if reverse else k
+            is_cut = cut.size > 0 and cut[b * T + t]
+            if is_cut:
+                before = zeros
+            elif k == 0:
+                before = row(h0, b, D, d0, d1)
+            else:
+                before = row(h, b * T + (t + 1 if reverse else t - 1), D, d0, d1)
+            log_a = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1)
+            decays(log_a, a_t)
+            dh_t, dx_t, da_t = (
+                row(dh, b * T + t, D, d0, d1),
+                row(dx, b * T + t, D, d0, d1),
+                row(da, b * T + t, D, d0, d1),
+            )
+            for d in range(n):
+                g = dh_t[d] + carry[d]
+                dx_t[d] = g
+                value = a_t[d] * g
+                carry[d] = 0 if abs(value) < tiny else value
+                da_t[d] = carry[d] * before[d]
+            if form == NORMALIZED:
+                variances(log_a, v)
+                x_t = row(x, b * T + t, D, d0, d1)
+                for d in range(n):
+                    da_t[d] -= dx_t[d] * x_t[d] * (a_t[d] * a_t[d] / np.sqrt(max(v[d], least)))
+                    dx_t[d] *= np.sqrt(v[d])
+            if is_cut:
+                carry[:] = 0
+        if first == 0:
+            put(row(dh0, b, D, d0, d1), carry, False)
+
+
+@lean
+def backward_complex(  # type: ignore[no-untyped-def]
+    a, a_rows, x, h, h0, cut, reverse, form, T, length, pieces, D, work, dh, carries, da, sums, dx, dh0, r0, r1, d0, d1
+):
+    """As `backward_real`, with conj(a) and conj(h): gradients are dL/dRe + i dL/dIm."""
+    tiny = smallest_normal(h)
+    n = d1 - d0
+    constant = sums.size > 0
+    for r in range(r0, r1):
+        b, first = r // pieces, (r % pieces) * length
+        re, im = row(carries, 2 * r, D, d0, d1), row(carries, 2 * r + 1, D, d0, d1)
+        total_re, total_im = row(work, 3 * r, D, d0, d1), row(work, 3 * r + 1, D, d0, d1)
+        zeros = row(work, 3 * r + 2, D, d0, d1)
+        for k in range(min(first + length, T) - 1, first - 1, -1):
+            t = T - 1 - k if reverse else k
+            if constant and k >= first + _AHEAD:
+                ahead = 2 * (b * T + (t + _AHEAD if reverse else t - _AHEAD))
+                _fetch_ahead(dh, h, dx, ahead, D, d0, d1)
+                _fetch_ahead(dh, h, dx, ahead + 1, D, d0, d1)
+            is_cut = cut.size > 0 and cut[b * T + t]
+            if is_cut:
+                h_re, h_im = zeros, zeros
+            elif k == 0:
+                h_re, h_im = row(h0, 2 * b, D, d0, d1), row(h0, 2 * b + 1, D, d0, d1)
+            else:
+                before = 2 * (b * T + (t + 1 if reverse else t - 1))
+                h_re, h_im = row(h, before, D, d0, d1), row(h, before + 1, D, d0, d1)
+            i, j = 2 * (b * a_rows[0] + t * a_rows[1]), 2 * (b * T + t)
+            a_re, a_im = row(a, i, D, d0, d1), row(a, i + 1, D, d0, d1)
+            dh_re, dh_im = row(dh, j, D, d0, d1), row(dh, j + 1, D, d0, d1)
+            dx_re, dx_im = row(dx, j, D, d0, d1), row(dx, j + 1, D, d0, d1)
+            for d in range(n):
+                g_re, g_im = dh_re[d] + re[d], dh_im[d] + im[d]
+                dx_re[d] = g_re
+                dx_im[d] = g_im
+                new_re = a_re[d] * g_re + a_im[d] * g_im
+                new_im = a_re[d] * g_im - a_im[d] * g_re
+                re[d] = 0 if abs(new_re) < tiny else new_re
+                im[d] = 0 if abs(new_im) < tiny else new_im
+            # loops of their own: with too many arrays in one, LLVM gives up
+            if constant:
+                for d in range(n):
+                    total_re[d] += dx_re[d] * h_re[d] + dx_im[d] * h_im[d]
+                    total_im[d] += dx_im[d] * h_re[d] - dx_re[d] * h_im[d]
+                if k % _PARTIAL == 0 or k == first:
+                    _move(total_re, row(sums, 2 * r, D, d0, d1))
+                    _move(total_im, row(sums, 2 * r + 1, D, d0, d1))
+            else:
+                da_re, da_im = row(da, j, D, d0, d1), row(da, j + 1, D, d0, d1)
+                for d in range(n):
+                    da_re[d] = dx_re[d] * h_re[d] + dx_im[d] * h_im[d]
+                    da_im[d] = dx_im[d] * h_re[d] - dx_re[d] * h_im[d]
+            if is_cut:
+                re[:] = 0
+                im[:] = 0
+        if first == 0:
+            put(row(dh0, 2 * b, D, d0, d1), re, False)
+            put(row(dh0, 2 * b + 1, D, d0, d1), im, False)

@@ -1,0 +1,94 @@
+"""Stores that go past the cache, and loads that come early.
+
+A store to memory reads the cache line first, to have the rest of it: an array written once and whole then costs twice
+its size. Stores of whole lines that are marked as not to be kept do not. Kernels that are bound by memory work out a
+row in a buffer, which stays in the first-level cache, and stream it out; `copy_` of PyTorch does the same inside.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from resurge.jit import jit
+
+_LINE = 64  # bytes of a cache line
+_HALF = 32  # the widest vectors that run at full speed everywhere
+
+# Smaller results are left in the cache, where whoever asked for them finds them.
+_LARGE = 8 << 20
+
+_emitted: Any = intrinsic
+
+
+@_emitted
+def put(typing: Any, target: Any, source: Any, past_cache: Any) -> Any:
+    """target[:] = source, two flat arrays of one type; past the cache where `streams` said so."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = signature.args[0].dtype
+        size = number.bitwidth // 8
+        to, of = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1))
+        line = ir.VectorType(context.get_data_type(number), _HALF // size).as_pointer()
+        once = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        with builder.if_else(arguments[2]) as (streamed, kept):
+            with streamed:
+                source_lines, target_lines = builder.bitcast(of.data, line), builder.bitcast(to.data, line)
+                lines = builder.sdiv(of.nitems, context.get_constant(types.intp, _HALF // size))
+                with cgutils.for_range(builder, lines) as loop:
+                    value = builder.load(builder.gep(source_lines, [loop.index]), align=size)
+                    store = builder.store(value, builder.gep(target_lines, [loop.index]), align=_HALF)
+                    store.set_metadata("nontemporal", once)
+            with kept:
+                cgutils.raw_memcpy(builder, to.data, of.data, of.nitems, size)
+        return context.get_dummy_value()
+
+    return types.void(target, source, past_cache), emit
+
+
+@_emitted
+def fetch(typing: Any, array: Any) -> Any:
+    """Ask for a flat array's lines before they are needed: of rows taken last to first, the processor does not."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = signature.args[0]
+        size = kind.dtype.bitwidth // 8
+        array = context.make_array(kind)(context, builder, arguments[0])
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        form = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], form)
+        start = builder.bitcast(array.data, byte)
+        step = context.get_constant(types.intp, _LINE)
+        lines = builder.sdiv(array.nitems, context.get_constant(types.intp, _LINE // size))
+        with cgutils.for_range(builder, lines) as loop:
+            place = builder.gep(start, [builder.mul(loop.index, step)])
+            builder.call(prefetch, [place, flag(0), flag(3), flag(1)])  # to read, to keep, data
+        return context.get_dummy_value()
+
+    return types.void(array), emit
+
+
+@_emitted
+def settle(typing: Any) -> Any:
+    """What was streamed is there for every thread: to be called once, at the end of a kernel that streams."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@jit
+def streams(array, D, d0, d1):  # type: ignore[no-untyped-def]
+    """Whether channels d0..d1 of the rows of D numbers of a flat array are to be streamed: large, and whole lines."""
+    size = array.itemsize
+    return (
+        array.size * size >= _LARGE
+        and array.ctypes.data % _LINE == 0
+        and D * size % _LINE == 0
+        and d0 * size % _LINE == 0
+        and d1 * size % _LINE == 0
+    )
