@@ -47,6 +47,17 @@ def diagonal(dtype: torch.dtype) -> None:
                 _backward(scan(a, x, h0, reset=cut, reverse=reverse))
 
 
+def bidirectional(dtype: torch.dtype) -> None:
+    from resurge.ops import bidirectional_scan, bidirectional_scan_pairs
+
+    B, T, D = 1, 64, 128  # few channels, so that time is cut into pieces
+    for scan, row in ((bidirectional_scan, (D,)), (bidirectional_scan_pairs, (2, D))):
+        for steps in ((), (B, T)):
+            for cut in (None, torch.zeros(B, T, dtype=torch.bool)):
+                a, x = _leaf((*steps, *row), dtype if steps else None), _leaf((B, T, *row), dtype)
+                _backward(scan(a, x, reset=cut))
+
+
 def decay(dtype: torch.dtype) -> None:
     from resurge.ops import decay_scan, normalized_decay_scan
 
@@ -104,6 +115,7 @@ def sigmoid(dtype: torch.dtype) -> None:
 
 
 CASES: dict[str, Callable[[torch.dtype], None]] = {
+    "bidirectional_scan": bidirectional,
     "diagonal_scan": diagonal,
     "decay_scan": decay,
     "lem_scan": lem,

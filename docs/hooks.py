@@ -1,6 +1,9 @@
 """Pages made from the code: the catalogue from the layers, the systems from the recipes, the index from the README."""
 
+import inspect
+import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,13 @@ y_t, state = layer.step(torch.randn(8, 64), state)
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
-    """Put the generated part of a page where its mark stands."""
-    markdown = re.sub(r"<!-- include (\S+) -->\n", lambda match: included(match[1]), markdown)
-    markdown = re.sub(r"<!-- catalogue -->\n", lambda _: catalogue(), markdown)
-    return re.sub(r"<!-- systems -->\n", lambda _: systems(), markdown)
+    """Put the generated parts of a page where their marks stand: `<!-- part -->` or `<!-- part name -->`."""
+
+    def made(match: re.Match[str]) -> str:
+        part, name = PARTS[match[1]], match[2]
+        return str(part(name) if name else part())
+
+    return re.sub(rf"<!-- ({'|'.join(PARTS)})(?: (\S+))? -->\n", made, markdown)
 
 
 def included(name: str) -> str:
@@ -65,39 +71,88 @@ def entry(name: str) -> str:
 
 
 def systems() -> str:
-    """An entry for every system."""
+    """A row for every system, which leads to its page."""
     from resurge import recipes
 
-    return "\n".join(system(module) for module in recipes.systems())
+    rows = ["| system | paper | layers | verified |", "| --- | --- | --- | --- |"]
+    for module in recipes.systems():
+        last = recorded(module.PAPER.slug)
+        found = "not recorded yet" if last is None else f"{last.measured:.4g}, where a baseline has {last.baseline:.4g}"
+        title = f"[{module.PAPER.slug}](systems/{module.PAPER.slug}.md)"
+        rows.append(f"| {title} | {source(module.PAPER)} | {', '.join(layers_of(module.PAPER.slug))} | {found} |")
+    return "\n".join([*rows, ""])
 
 
-def system(module: Any) -> str:
-    """One system: paper, claim, recipes, and how it was last verified."""
-    from resurge.layers import layer_class
+def layers_of(slug: str) -> list[str]:
+    """The names of the layers that a system brings with it."""
+    from resurge import layers
+
+    classes = [layers.layer_class(name) for name in layers.names()]
+    return [f"`{cls.__name__}`" for cls in classes if cls.PAPER.slug == slug]
+
+
+def paper(slug: str) -> str:
+    """Where a system is from."""
     from resurge.recipes import verify
 
-    paper = module.PAPER
-    used = dict.fromkeys(make().model.layer.NAME for make in module.EXPERIMENTS.values())
+    return f"{source(verify.system(slug).PAPER)}.\n"
+
+
+def layer(name: str) -> str:
+    """A layer's equations, state and cost, as its docstring has them, and its state in numbers."""
+    from resurge import layers, state
+
+    cls = layers.layer_class(name.lower())
+    before = inspect.cleandoc(cls.__doc__ or "").partition("\nArgs:")[0]
+    told = (re.search(r"^State: .*?(?=\n\n)", inspect.cleandoc(c.__doc__ or ""), re.M | re.S) for c in cls.__mro__)
+    cost = next(found[0] for found in told if found)  # a variant does not repeat what it inherits
+    equations = textwrap.dedent("\n".join(line for line in before.splitlines() if line.startswith("    ")))
+    start = layers.create(name.lower(), 64).initial_state(1)
+    size = sum(part.numel() for _, part in state.named_tensors(start))
+    return (
+        f"[`{name}`](../catalogue.md#resurge.layers.{name})\n\n```text\n{equations}\n```\n\n"
+        f"{' '.join(cost.split())} With d_model 64 and all else at its default, the state has "
+        f"{size:,} numbers, {state.nbytes(start):,} bytes.\n"
+    )
+
+
+def checked(slug: str) -> str:
+    """What a system's recipe claims, how it was verified, with what figures, and what it offers to train."""
+    from resurge.recipes import verify
+
+    module = verify.system(slug)
+    last = recorded(slug)
     rows = {
-        "paper": source(paper),
-        "layers": ", ".join(f"[{layer_class(name).__name__}](catalogue.md)" for name in used) or "none",
-        "claim": getattr(module, "CLAIM", "") or "none yet",
-        "verified": verified(verify.last(paper.slug)),
-        "check it": f"`resurge verify {paper.slug}`",
+        "claim": module.CLAIM,
+        "what holds": " ".join((module.check.__doc__ or "").split()),
+        "last recorded": verified(last),
+        "its figures": "none" if last is None else ", ".join(f"`{k}` {v:.4g}" for k, v in last.numbers.items()),
+        "check it": f"`resurge verify {slug}`, with `--seed` any other seed",
     }
-    lines = [f"## {paper.slug}", "", table(rows), "| recipe | what |", "| --- | --- |"]
+    lines = [table(rows)]
+    if module.EXPERIMENTS:
+        lines += ["| to train | what |", "| --- | --- |"]
     for name, make in module.EXPERIMENTS.items():
-        lines.append(f"| `{paper.slug}/{name}` | {(make.__doc__ or '').splitlines()[0]} |")
+        lines.append(f"| `resurge fit {slug}/{name}` | {(make.__doc__ or '').splitlines()[0]} |")
     return "\n".join([*lines, ""])
 
 
+def recorded(slug: str) -> Any:
+    """The result that is shipped with the package, whatever the machine that builds these pages has measured since."""
+    from resurge.recipes.verify import Verified
+
+    path = ROOT / "src" / "resurge" / "recipes" / "verified" / f"{slug}.json"
+    return Verified(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
 def verified(last: Any) -> str:
-    """The last recorded result in words."""
+    """A recorded result in words."""
     if last is None:
         return "not recorded yet"
     return (
         f"{'holds' if last.holds else 'does not hold'}: measured {last.measured:.4g}, threshold {last.threshold:.4g}, "
-        f"baseline {last.baseline:.4g}; the paper: {last.paper}. {last.date}, {last.minutes:.0f} min on {last.machine}"
+        f"baseline {last.baseline:.4g}; the paper: {last.paper}. Seed {last.seed}, {last.date}, "
+        f"{last.minutes:.1f} min on {last.machine}"
     )
 
 
@@ -106,7 +161,7 @@ def source(paper: Any) -> str:
     link = f", [arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else ""
     authors = paper.authors.split(" and ")
     names = " and ".join(authors) if len(authors) < 3 else f"{authors[0]} and others"
-    return f"{paper.title}. {names}, {paper.year}{link}"
+    return f"{paper.title}{'' if paper.title.endswith('?') else '.'} {names}, {paper.year}{link}"
 
 
 def size(shape: Any) -> str:
@@ -117,3 +172,13 @@ def size(shape: Any) -> str:
 def table(rows: dict[str, str]) -> str:
     """Names and values as a Markdown table."""
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items()), ""])
+
+
+PARTS = {
+    "include": included,
+    "catalogue": catalogue,
+    "systems": systems,
+    "paper": paper,
+    "layer": layer,
+    "checked": checked,
+}

@@ -249,7 +249,7 @@ def test_describe_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     described = {entry.name: entry for entry in data.describe()}
     assert list(described) == data.tasks()
     present = [name for name, entry in described.items() if entry.present]
-    assert present == ["digits", "adding", "copying", "passkey", "regression", "text"]
+    assert present == ["digits", "adding", "copying", "passkey", "regression", "retrieval", "text"]
     assert all(len(entry.summary) > 20 and entry.source for entry in described.values())
     assert data.task("digits") is data.Digits
     with pytest.raises(ResurgeError, match=r"unknown task 'digit'. Did you mean 'digits'"):
@@ -334,6 +334,14 @@ def test_downloads_become_the_layout_that_is_read(tmp_path: Path, monkeypatch: p
     exact = 0.2989 * colours[:, 0] + 0.587 * colours[:, 1] + 0.114 * colours[:, 2]
     assert np.abs(grey - exact).max() <= 0.501
     assert splits.spec.classes == ["cat", "dog"]
+
+    serve(monkeypatch, "cifar_colour", [tar_gz({f"cifar-10-batches-bin/{name}": file for name, file in files.items()})])
+    data.prepare("scifar_colour", str(tmp_path))
+    splits = data.SCIFARColour(data_dir=str(tmp_path), n_val=2).load()
+    std, mean = [62.985, 61.965, 66.555], [125.307, 122.961, 113.8575]
+    pixels = splits.test.batch(torch.arange(20)).inputs.numpy() * std + mean
+    np.testing.assert_allclose(pixels, colours.transpose(0, 2, 1), atol=1e-3)
+    assert splits.spec.d_input == 3
 
     reviews = {
         f"aclImdb/{part}/{kind}/{i}_{rating}.txt": f"{part} {kind} é {i}".encode()

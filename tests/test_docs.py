@@ -18,9 +18,11 @@ import torch
 
 from resurge import cli, layers, recipes
 from resurge.layer import RecurrentLayer
+from resurge.recipes import verify
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+SYSTEMS = sorted((ROOT / "docs" / "systems").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md")), *SYSTEMS]
 SMALL = "--max-steps 12 --val-steps 6"  # what `fit` on a page is run with, and a model of one narrow layer
 
 
@@ -196,10 +198,46 @@ def test_the_readme_lists_every_layer() -> None:
         assert f"`{layers.layer_class(name).__name__}`" in readme
 
 
-def test_every_system_is_on_its_page() -> None:
-    page = hooks().systems()
-    for name in recipes.names():
-        assert f"| `{name}` |" in page
+def test_every_system_has_a_page_and_a_picture() -> None:
+    slugs = {module.PAPER.slug for module in recipes.systems()}
+    assert {page.stem for page in SYSTEMS} == slugs
+    assert {path.stem for path in (ROOT / "docs" / "images" / "systems").glob("*.svg")} == slugs
+    overview = hooks().systems()
+    for slug in slugs:
+        assert f"](systems/{slug}.md)" in overview
+
+
+@pytest.mark.parametrize("page", SYSTEMS, ids=lambda page: page.stem)
+def test_page_of_a_system_tells_everything(page: Path) -> None:
+    module = verify.system(page.stem)
+    text = page.read_text(encoding="utf-8")
+    assert f"](../images/systems/{page.stem}.svg)\n\n*" in text, "a picture has a caption"
+    told = hooks().on_page_markdown(text)
+    assert "<!--" not in told
+    assert module.PAPER.title in told
+    assert module.CLAIM in told
+    assert "\n```text\n" in told, "an equation"
+    assert "State: " in told
+    assert "Cost: " in told
+    for cls in map(layers.layer_class, layers.names()):
+        if cls.PAPER.slug == page.stem:
+            assert cls.__name__ in told
+    for name in module.EXPERIMENTS:
+        assert f"| `resurge fit {page.stem}/{name}` |" in told
+    last = hooks().recorded(page.stem)
+    if last is not None:
+        for value in (last.measured, last.baseline, last.threshold):
+            assert f" {value:.4g}" in told
+
+
+@pytest.mark.parametrize("page", SYSTEMS, ids=lambda page: page.stem)
+def test_picture_of_a_system_is_small_and_has_colours_for_dark_screens(page: Path) -> None:
+    svg = (ROOT / "docs" / "images" / "systems" / f"{page.stem}.svg").read_text(encoding="utf-8")
+    assert len(svg.encode()) <= 50_000
+    assert "prefers-color-scheme:dark" in svg
+    assert "var(--paper)" in svg
+    ink = re.findall(r"<text [^>]*fill: (#\w+)", svg)
+    assert not ink, "letters in a colour that does not change with the screen"
 
 
 def test_links_of_the_repository_lead_somewhere() -> None:

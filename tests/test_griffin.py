@@ -84,7 +84,7 @@ def test_the_first_step_enters_in_full_wherever_a_document_starts() -> None:
 
 def test_hawk_starts_as_published() -> None:
     torch.manual_seed(0)
-    layer = Hawk(300, 400, 4, depth=10).requires_grad_(False)
+    layer = Hawk(300, 400, 4, n_layers=10).requires_grad_(False)
     assert float(layer.linear_x.weight.std()) == pytest.approx(300**-0.5, rel=0.02)
     assert float(layer.linear_y.weight.std()) == pytest.approx(300**-0.5, rel=0.02)
     assert float(layer.linear_out.weight.std()) == pytest.approx((2 / (10 * 400)) ** 0.5, rel=0.02)
@@ -179,7 +179,7 @@ def test_a_window_any_split_and_any_resets(data: st.DataObject) -> None:
 
 def test_local_attention_starts_as_published() -> None:
     torch.manual_seed(0)
-    layer = LocalAttention(512, 2, depth=9).requires_grad_(False)
+    layer = LocalAttention(512, 2, n_layers=9).requires_grad_(False)
     for linear in (layer.q_proj, layer.k_proj, layer.v_proj):
         assert float(linear.weight.std()) == pytest.approx(512**-0.5, rel=0.02)
     assert float(layer.o_proj.weight.std()) == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.02)
@@ -213,7 +213,10 @@ def test_the_gated_mlp_equals_its_equation() -> None:
 def small_griffin(depth: int = 4) -> LanguageModel:
     torch.manual_seed(0)
     stack = griffin(
-        lambda: Hawk(8, 12, 2, depth=depth), lambda: LocalAttention(8, 2, window=5, depth=depth), depth, dropout=0.2
+        lambda: Hawk(8, 12, 2, n_layers=depth),
+        lambda: LocalAttention(8, 2, window=5, n_layers=depth),
+        depth,
+        dropout=0.2,
     )
     return LanguageModel(11, stack, norm=RMSNorm(8)).double().eval()
 

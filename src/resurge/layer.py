@@ -1,7 +1,7 @@
 """The contract: a recurrent layer is a function (inputs, state) -> (outputs, state), the same in every form."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,23 @@ class RecurrentLayer(nn.Module):
     RECURRENT: ClassVar[tuple[str, ...]] = ()  # names of the recurrence's own parameters
     CAUSAL: ClassVar[bool] = True
     d_model: int
+
+    @property
+    def timed(self) -> bool:
+        """Whether `forward` and `step` take dt, the time that passes at each step, as those of `TimedLayer` do."""
+        return False
+
+    @classmethod
+    def stacked(cls, layers: Mapping[int, Self], depth: int) -> None:
+        """What the layers of this class settle among themselves when a stack has made them: nothing, unless overridden.
+
+        A start that depends on a layer's place or on the number of layers, parameters that they share. `Stack` calls
+        this once for each class of layer in it; it leaves alone what the user chose for a layer.
+
+        Args:
+            layers: those of exactly this class, by their places in the stack, from 0, in order.
+            depth: number of blocks of the stack.
+        """
 
     def initial_state(
         self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
@@ -125,6 +142,10 @@ class TimedLayer(RecurrentLayer):
     rate that the layer was trained at gives 2. No dt is dt = 1. A subclass writes `scan` with dt, (B, T) or None.
     """
 
+    @property
+    def timed(self) -> bool:
+        return True
+
     def scan(self, x: Tensor, state: Any, reset: Tensor | None, dt: Tensor | None = None) -> tuple[Tensor, Any]:
         """The layer's own mathematics over checked arguments: those of `RecurrentLayer.scan`, and dt (B, T) or None."""
         raise TypeError(f"{type(self).__name__} does not define scan")
@@ -144,7 +165,7 @@ class TimedLayer(RecurrentLayer):
         """
         self._check_sequence(x, reset)
         if dt is not None:
-            dt = _checked_times(dt, x)
+            dt = checked_times(dt, x)
         return self.scan(x, self._state(state, x.shape[0]), reset, dt)
 
     def step(self, x_t: Tensor, state: Any, *, dt: Tensor | None = None) -> tuple[Tensor, Any]:
@@ -156,7 +177,7 @@ class TimedLayer(RecurrentLayer):
         return y[:, 0], state
 
 
-def _checked_times(dt: Tensor, x: Tensor) -> Tensor:
+def checked_times(dt: Tensor, x: Tensor) -> Tensor:
     """dt in floating point, refused if it is not one positive, finite number a step of x."""
     if dt.shape != x.shape[:2] or dt.dtype == torch.bool or dt.is_complex():
         raise ResurgeError(
@@ -170,6 +191,30 @@ def _checked_times(dt: Tensor, x: Tensor) -> Tensor:
     return dt if dt.is_floating_point() else dt.to(torch.get_default_dtype())
 
 
+def reversed_times(dt: Tensor, reset: Tensor | None) -> Tensor:
+    """The time since the step before, dt (B, T), for a layer that runs from the end: it has flipped inputs and resets.
+
+    Seen from behind, the step before t is t + 1, and the time between them is dt_{t+1}. The last step of a sequence,
+    or of a document, has none before it and takes the place of the first, whose dt it is given: so an even dt stays
+    even, and turning twice gives dt again.
+    """
+    T = dt.shape[1]
+    steps = torch.arange(T, device=dt.device).expand_as(dt)
+    starts = steps == 0 if reset is None else reset | (steps == 0)
+    start = torch.where(starts, steps, 0).cummax(1).values
+    ends = starts.roll(-1, 1)
+    return dt.gather(1, torch.where(ends, start, steps + 1)).flip(1)
+
+
+def run(
+    layer: RecurrentLayer, x: Tensor, state: Any = None, *, reset: Tensor | None = None, dt: Tensor | None = None
+) -> tuple[Tensor, Any]:
+    """`layer` over x (B, T, d_model); dt (B, T) goes to a layer that takes it, and past one that counts steps."""
+    if dt is not None and layer.timed:
+        return layer(x, state, reset=reset, dt=dt)  # type: ignore[no-any-return]
+    return layer(x, state, reset=reset)  # type: ignore[no-any-return]
+
+
 def param_groups(model: nn.Module) -> ParamGroups:
     """The parameters of a whole model by how they are trained, each exactly once."""
     recurrent: dict[nn.Parameter, None] = {}
@@ -177,6 +222,13 @@ def param_groups(model: nn.Module) -> ParamGroups:
         if isinstance(module, RecurrentLayer):
             recurrent.update(dict.fromkeys(module.param_groups().recurrent))
     return ParamGroups(list(recurrent), [p for p in model.parameters() if p not in recurrent])
+
+
+def settle(layers: Mapping[int, RecurrentLayer], depth: int) -> None:
+    """Let the layers of a stack of `depth` blocks, by their places, settle what depends on them all, class by class."""
+    classes = dict.fromkeys(type(layer) for layer in layers.values())
+    for cls in classes:
+        cls.stacked({place: layer for place, layer in layers.items() if type(layer) is cls}, depth)
 
 
 class BidirectionalState(NamedTuple):
@@ -187,18 +239,40 @@ class BidirectionalEnd(NamedTuple):
     """After a sequence: empty, and refused as a state to go on from."""
 
 
-class Bidirectional(RecurrentLayer):
+class WholeSequence(RecurrentLayer):
+    """Base of the layers that see the future: there is no step and no state, and no sequence can be fed in pieces."""
+
+    CAUSAL = False
+
+    def initial_state(
+        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> Any:
+        return BidirectionalState()
+
+    def step(self, x_t: Tensor, state: Any, *, dt: Tensor | None = None) -> tuple[Tensor, Any]:
+        raise ResurgeError("a bidirectional layer has no step: it needs the whole sequence")
+
+
+class Bidirectional(WholeSequence, TimedLayer):
     """Two layers over the same sequence, one of them from its end: y = forward(x) + flip(backward(flip(x))).
 
     It sees the future: there is no step and no state, and a sequence cannot be fed in pieces. A reset separates
-    documents for both directions.
+    documents for both directions. It takes dt if one of the layers does; from the end, the time before a step is that
+    before the next one (see `reversed_times`).
 
     Args:
         ahead: the layer that runs forward in time.
         back: the layer that runs backward; both of the same d_model.
     """
 
-    CAUSAL = False
+    @property
+    def timed(self) -> bool:
+        return self.ahead.timed or self.back.timed
+
+    @classmethod
+    def stacked(cls, layers: Mapping[int, Self], depth: int) -> None:
+        settle({place: layer.ahead for place, layer in layers.items()}, depth)
+        settle({place: layer.back for place, layer in layers.items()}, depth)
 
     def __init__(self, ahead: RecurrentLayer, back: RecurrentLayer) -> None:
         super().__init__()
@@ -207,20 +281,19 @@ class Bidirectional(RecurrentLayer):
         self.d_model = ahead.d_model
         self.ahead, self.back = ahead, back
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> BidirectionalState:
-        return BidirectionalState()
-
-    def scan(self, x: Tensor, state: BidirectionalState, reset: Tensor | None) -> tuple[Tensor, BidirectionalEnd]:
-        ahead, _ = self.ahead(x, reset=reset)
+    def scan(
+        self, x: Tensor, state: BidirectionalState, reset: Tensor | None, dt: Tensor | None = None
+    ) -> tuple[Tensor, BidirectionalEnd]:
+        if dt is not None and not self.timed:
+            kinds = " and ".join(dict.fromkeys(type(layer).__name__ for layer in (self.ahead, self.back)))
+            raise ResurgeError(f"dt is for layers in continuous time, and {kinds} counts steps")
+        ahead, _ = run(self.ahead, x, reset=reset, dt=dt)
+        if dt is not None:
+            dt = reversed_times(dt, reset)
         if reset is not None:  # the first step after a document, seen from behind, is the last step of the next one
             reset = reset.flip(1).roll(1, 1)
-        back, _ = self.back(x.flip(1), reset=reset)
+        back, _ = run(self.back, x.flip(1), reset=reset, dt=dt)
         return ahead + back.flip(1), BidirectionalEnd()
-
-    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
-        raise ResurgeError("a bidirectional layer has no step: it needs the whole sequence")
 
     def param_groups(self) -> ParamGroups:
         ahead, back = self.ahead.param_groups(), self.back.param_groups()

@@ -235,6 +235,39 @@ def reconstruction(signal: Tensor, known: Mapping[str, Tensor]) -> str:
         return _svg(figure, "A signal, and its reconstruction from the coefficients of each memory")
 
 
+def collapse(
+    steps: Tensor, largest: Mapping[str, Tensor], usual: Mapping[str, Tensor], ends: Tensor, loss: Tensor, length: int
+) -> str:
+    """States left, loss right, over the steps of a sequence longer than those of the training, whose end is marked.
+
+    Args:
+        steps: where the states were looked at, (S,).
+        largest, usual: by the state's name, its largest number and its root mean square there, (S,).
+        ends, loss: ends of the pieces over which the loss is averaged, and the means.
+        length: that of a training sequence.
+    """
+    with drawing() as new:
+        figure = new(figsize=(9.3, 3))
+        left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.2})
+        for i, name in enumerate(largest):
+            shade = 1 - 0.6 * i / max(1, len(largest))
+            last = i == len(largest) - 1
+            left.plot(steps, largest[name], color=MARK, alpha=shade, label="largest number" if last else None)
+            left.plot(steps, usual[name], color=AFTER, alpha=shade, label="root mean square" if last else None)
+        left.set_title("state")
+        left.set_yscale("log")
+        _plain_ticks(left.yaxis)
+        right.plot(ends, loss, color=AFTER)
+        right.set_title("loss")
+        for axes in (left, right):
+            axes.axvline(length, color=MUTED, lw=1.2, ls=(0, (4, 3)), label="length of the training")
+            axes.set_xlabel("step")
+            axes.set_xlim(left=0)
+            axes.grid(axis="y")
+        left.legend(frameon=False, labelcolor="linecolor", handlelength=1.2)
+        return _svg(figure, "States and loss over the steps of a sequence longer than those of the training")
+
+
 def _spans(values: Mapping[str, list[float]], name: str) -> bool:
     """Whether the positive values of both parts span more than a factor of 20, so that a log scale shows more."""
     every = [v for part in ("train", "val") for v in values.get(f"{part}_{name}", [])]

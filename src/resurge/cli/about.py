@@ -110,9 +110,8 @@ class Data(Command):
             if self.json:
                 print(json_line({"data": rows}))
             for row in [] if self.json else rows:
-                print(
-                    f"{row['name']:<9} {'here' if row['present'] else '-':<5} {row['summary']}\n{'':<16}{row['source']}"
-                )
+                print(f"{row['name']:<13} {'here' if row['present'] else '-':<5} {row['summary']}")
+                print(f"{'':<20}{row['source']}")
             return 0
         if not self.name:
             raise ResurgeError(f"data {self.action} needs a name; known: {', '.join(data.tasks())}")
@@ -195,12 +194,13 @@ class Completion(Command):
 
 def _system(module: Any) -> dict[str, Any]:
     """One system as plain values: its paper, what it is built from, its claim, and how it was last verified."""
-    from resurge.layers import layer_class
+    from resurge.layers import layer_class, names
     from resurge.recipes import verify
 
     paper = module.PAPER
     made = {name: make() for name, make in module.EXPERIMENTS.items()}
-    layers = [layer_class(name) for name in dict.fromkeys(e.model.layer.NAME for e in made.values())]
+    own = [name for name in names() if paper == layer_class(name).PAPER]
+    layers = [layer_class(name) for name in dict.fromkeys([*own, *(e.model.layer.NAME for e in made.values())])]
     last = verify.last(paper.slug)
     return {
         "slug": paper.slug,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from resurge.data.adding import Adding
 from resurge.data.base import Batch, InputSpec, Split, Splits, Task
-from resurge.data.cifar import SCIFAR
+from resurge.data.cifar import SCIFAR, SCIFARColour
 from resurge.data.copying import Copying
 from resurge.data.digits import Digits
 from resurge.data.folder import FolderTask
@@ -16,8 +16,10 @@ from resurge.data.listops import ListOps
 from resurge.data.loader import BatchLoader
 from resurge.data.mnist import PSMNIST, SMNIST
 from resurge.data.passkey import Passkey
+from resurge.data.pathfinder import Pathfinder
 from resurge.data.reading import read_values
 from resurge.data.regression import InContextRegression
+from resurge.data.retrieval import Retrieval
 from resurge.data.sequences import Sequences, hold_out
 from resurge.data.series import Series, read_series
 from resurge.data.tables import SeriesFile
@@ -39,6 +41,9 @@ __all__ = [
     "InputSpec",
     "ListOps",
     "Passkey",
+    "Pathfinder",
+    "Retrieval",
+    "SCIFARColour",
     "Sequences",
     "Series",
     "SeriesFile",
@@ -59,7 +64,7 @@ _TASKS: dict[str, type[Task]] = {
     cls.name: cls
     for cls in (
         *(Digits, Adding, Copying, Passkey, InContextRegression),
-        *(ListOps, SMNIST, PSMNIST, SCIFAR, IMDB, Text, Series),
+        *(Pathfinder, Retrieval, ListOps, SMNIST, PSMNIST, SCIFAR, SCIFARColour, IMDB, Text, Series),
     )
 }
 

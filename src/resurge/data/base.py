@@ -16,12 +16,18 @@ class Batch(NamedTuple):
 
     inputs are values (B, T, d) float32 or tokens (B, T) int64, rows padded on the right with zeros; targets are
     classes (B,) int64, values (B, k) float32, next tokens (B, T) int64, or answers (B, T) int64, -100 at steps where
-    none is asked; lengths (B,) int64 tells how many steps of a row are real, None that all are.
+    none is asked; lengths (B,) int64 tells how many steps of a row are real, None that all are. Where an item is a pair
+    of series, inputs are (B, 2, T) or (B, 2, T, d), and lengths (B, 2).
     """
 
     inputs: Tensor
     targets: Tensor
     lengths: Tensor | None
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of all rows, padding included."""
+        return self.inputs[..., 0].numel() if self.inputs.is_floating_point() else self.inputs.numel()
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class InputSpec:
     """The names of the classes, in the order of their numbers."""
     encoding: Literal["", "bytes", "listops"] = ""
     """How raw text becomes tokens."""
+    pairs: bool = False
+    """An item is two series, and the class is of both together."""
 
     def inputs(self, raw: Tensor) -> Tensor:
         """What a model takes, from raw values (..., d_input) or raw tokens (...), as data sets keep them.

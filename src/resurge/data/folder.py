@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resurge.data.base import Task
 from resurge.data.progress import Progress
@@ -72,7 +73,7 @@ def fetch(name: str, into: Path) -> list[Path]:
     """Download a data set and write it to the data folder `into`; the paths written.
 
     Args:
-        name: "mnist", "cifar" or "imdb".
+        name: "mnist", "cifar", "cifar_colour" or "imdb".
         into: laid out as `ARCHIVES` says.
 
     Raises:
@@ -112,7 +113,24 @@ def _mnist(downloads: list[bytes]) -> dict[str, bytes | memoryview]:
 
 
 def _cifar(downloads: list[bytes]) -> dict[str, bytes | memoryview]:
-    """The binary version: records of a label, then 1,024 red, green and blue bytes; to grey."""
+    """To grey."""
+
+    def grey(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        values: NDArray[np.uint8] = np.rint(np.einsum("c,npc->np", [0.2989, 0.587, 0.114], colours)).astype(np.uint8)
+        return values
+
+    return _cifar_images(downloads, "cifar10_grey", grey)
+
+
+def _cifar_colour(downloads: list[bytes]) -> dict[str, bytes | memoryview]:
+    """As it is, pixel by pixel."""
+    return _cifar_images(downloads, "cifar10_colour", np.ascontiguousarray)
+
+
+def _cifar_images(
+    downloads: list[bytes], name: str, convert: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+) -> dict[str, bytes | memoryview]:
+    """The binary version: records of a label, then 1,024 red, green and blue bytes; `convert` takes (N, 1024, 3)."""
     with tarfile.open(fileobj=io.BytesIO(downloads[0])) as tar:
         parts = {Path(member.name).name: tar.extractfile(member) for member in tar if member.isfile()}
         contents = {name: file.read() for name, file in parts.items() if file is not None}
@@ -121,10 +139,9 @@ def _cifar(downloads: list[bytes]) -> dict[str, bytes | memoryview]:
     files: dict[str, bytes | memoryview] = {}
     for part, members in batches.items():
         records = np.frombuffer(b"".join(contents[member] for member in members), np.uint8).reshape(-1, 3073)
-        colours = records[:, 1:].reshape(-1, 3, 1024)
-        grey = np.rint(np.einsum("c,ncp->np", np.array([0.2989, 0.587, 0.114]), colours)).astype(np.uint8)
-        files[f"cifar10_grey/cifar10_grey_{part}.npz"] = npz_bytes(
-            {"x": grey, "y": records[:, 0], "class_names": names}
+        colours = records[:, 1:].reshape(-1, 3, 1024).transpose(0, 2, 1)
+        files[f"{name}/{name}_{part}.npz"] = npz_bytes(
+            {"x": convert(colours), "y": records[:, 0], "class_names": names}
         )
     return files
 
@@ -151,6 +168,7 @@ def _imdb(downloads: list[bytes]) -> dict[str, bytes | memoryview]:
     }
 
 
+_CIFAR = {"https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"}
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
 ARCHIVES = {
@@ -164,10 +182,9 @@ ARCHIVES = {
         },
         _mnist,
     ),
-    "cifar": Archive(
-        ("cifar10_grey/cifar10_grey_train.npz", "cifar10_grey/cifar10_grey_test.npz"),
-        {"https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
-        _cifar,
+    "cifar": Archive(("cifar10_grey/cifar10_grey_train.npz", "cifar10_grey/cifar10_grey_test.npz"), _CIFAR, _cifar),
+    "cifar_colour": Archive(
+        ("cifar10_colour/cifar10_colour_train.npz", "cifar10_colour/cifar10_colour_test.npz"), _CIFAR, _cifar_colour
     ),
     "imdb": Archive(
         ("imdb/imdb_train.jsonl.gz", "imdb/imdb_test.jsonl.gz"),

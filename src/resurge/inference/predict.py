@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from resurge.data.base import InputSpec
 from resurge.data.reading import read_utf8, read_values
+from resurge.data.retrieval import Pairs, Retrieval, read_pairs
 from resurge.data.series import Series, read_series
 from resurge.errors import ResurgeError
 from resurge.inference.stream import Stream
@@ -40,13 +41,15 @@ def answer(spec: InputSpec, output: Tensor) -> Answer:
 
 
 def answer_file(run: "Run", path: Path) -> Iterator[list[Answer]]:
-    """Answers to a file: one a series, one a line of ListOps, or one for a whole text.
+    """Answers to a file: one a series, one a line of ListOps or of pairs of texts, or one for a whole text.
 
     Raises:
         ResurgeError: the file cannot be read, or holds something else than the model takes.
     """
     spec = run.spec
-    if spec.encoding == "bytes":
+    if spec.pairs:
+        yield from _pairs(run, path)
+    elif spec.encoding == "bytes":
         text = read_utf8(path)
         pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
         *_, (last,) = _texts(run, ([piece] for piece in pieces))
@@ -144,6 +147,17 @@ def _series(run: "Run", path: Path) -> Iterator[list[Answer]]:
         names = found.names[start:stop]
         yield [{"series": name, **answer(spec, output)} for name, output in zip(names, outputs, strict=True)]
         start = stop
+
+
+def _pairs(run: "Run", path: Path) -> Iterator[list[Answer]]:
+    task = run.experiment.data
+    assert isinstance(task, Retrieval)
+    pairs = Pairs(read_pairs(path, task.length), run.spec)
+    for some in torch.arange(len(pairs)).split(max(1, _BATCH // (2 * task.length))):
+        batch = pairs.batch(some)
+        with torch.inference_mode():
+            outputs, _ = run.model(batch.inputs, lengths=batch.lengths)
+        yield [{"line": i + 1, **answer(run.spec, output)} for i, output in zip(some.tolist(), outputs, strict=True)]
 
 
 def _texts(run: "Run", groups: Iterable[list[bytes]]) -> Iterator[list[Answer]]:

@@ -14,6 +14,9 @@ from resurge.state import where
 if TYPE_CHECKING:
     from resurge.data.base import InputSpec
 
+Numbers = Tensor | np.ndarray[Any, Any] | list[Any] | float
+"""What can be turned into a tensor."""
+
 
 class Stream:
     """Holds a model and the state of `batch_size` streams, and answers every step or piece at once.
@@ -64,12 +67,14 @@ class Stream:
         self.state = initial if rows is None else where(rows.to(self._like.device), initial, self.state)
 
     @torch.inference_mode()
-    def push(self, x: Tensor | np.ndarray[Any, Any] | list[Any] | float) -> Tensor:
+    def push(self, x: Numbers, *, dt: Numbers | None = None) -> Tensor:
         """Feed one step or a piece; the outputs for everything seen so far.
 
         Args:
             x: values as one step (d,) of a single stream or (B, d), or a piece (B, T, d); tokens as one step, an int
                 or (B,), or a piece (B, T).
+            dt: the time since the step before, for models with a layer that takes it: for one step a number for a
+                single stream or (B,), for a piece (B, T). None is 1.
 
         Returns:
             Classifiers and regressors: (B, n_outputs), after the last step given. Language models: the logits of the
@@ -77,11 +82,11 @@ class Stream:
         """
         piece, is_step = self._piece(x)
         outputs: Tensor
-        outputs, self.state = self.model(piece, self.state)
+        outputs, self.state = self.model(piece, self.state, dt=self._times(dt))
         return outputs[:, 0] if is_step and outputs.dim() == 3 else outputs
 
     @torch.inference_mode()
-    def push_each(self, x: Tensor | np.ndarray[Any, Any] | list[Any]) -> Tensor:
+    def push_each(self, x: Numbers, *, dt: Numbers | None = None) -> Tensor:
         """Feed a piece as `push` does; the outputs after each of its steps, (B, T, n_outputs).
 
         The same as pushing its steps one by one, several times faster: the layers run once over the piece, and only
@@ -89,8 +94,8 @@ class Stream:
         """
         piece, _ = self._piece(x)
         if isinstance(self.model, LanguageModel):
-            return self.push(piece)
-        y, blocks = self.model.stack(self.model.encoder(piece), self.state.blocks)
+            return self.push(piece, dt=dt)
+        y, blocks = self.model.stack(self.model.encoder(piece), self.state.blocks, dt=self._times(dt))
         valid = torch.ones(self.batch_size, 1, dtype=torch.bool, device=y.device)
         pool, summaries = self.state.pool, []
         for t in range(y.shape[1]):
@@ -124,6 +129,17 @@ class Stream:
             self._check_width(piece)
         inputs = piece if self._spec is None else self._spec.inputs(piece.cpu())
         return inputs.to(self._like), is_step
+
+    def _times(self, dt: Numbers | None) -> Tensor | None:
+        """dt with as many axes as the model takes; a number for each row is one for each row's only step."""
+        if dt is None:
+            return None
+        wide = next(self.model.parameters()).dtype == torch.float64
+        try:
+            times = torch.as_tensor(dt, dtype=torch.float64 if wide else torch.float32, device=self._like.device)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ResurgeError(f"dt must be numbers, and is {type(dt).__name__}: {error}") from error
+        return times.reshape(-1, 1) if times.dim() < 2 else times
 
     def _check_width(self, piece: Tensor) -> None:
         width = getattr(getattr(self.model, "encoder", None), "in_features", piece.shape[-1])

@@ -61,8 +61,8 @@ def build(config: Mapping[str, Any]) -> LanguageModel:
 
     def mixer(place: int) -> RecurrentLayer:
         if pattern[place % len(pattern)] == "attention":
-            return LocalAttention(d_model, n_heads, window=window, depth=depth)
-        return GemmaHawk(d_model, config.get("lru_width") or d_model, n_heads, width=width, depth=depth)
+            return LocalAttention(d_model, n_heads, window=window, n_layers=depth)
+        return GemmaHawk(d_model, config.get("lru_width") or d_model, n_heads, width=width, n_layers=depth)
 
     stack = Blocks(MixerMLPBlock(mixer(i), GatedMLP(d_model, d_hidden, depth=depth)) for i in range(depth))
     scale = float(torch.tensor(d_model**0.5).bfloat16())  # rounded as in the published code

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from resurge.errors import unknown
-from resurge.layer import RecurrentLayer
+from resurge.layer import Bidirectional, RecurrentLayer
 from resurge.layers.aaren import Aaren
 from resurge.layers.gated_linear_rnn import GatedLinearRNN
 from resurge.layers.gated_relu_rnn import GatedReLURNN
@@ -17,8 +17,15 @@ from resurge.layers.hgrn import HGRN, ComplexHGRN
 from resurge.layers.hippo_rnn import HiPPORNN
 from resurge.layers.lem import LEM
 from resurge.layers.local_attention import LocalAttention
-from resurge.layers.lru import LRU
-from resurge.layers.lru_ablation import DiagonalExp, DiagonalReIm, DiagonalStableExp
+from resurge.layers.lru import LRU, BidirectionalLRU
+from resurge.layers.lru_ablation import (
+    BidirectionalDiagonalExp,
+    BidirectionalDiagonalReIm,
+    BidirectionalDiagonalStableExp,
+    DiagonalExp,
+    DiagonalReIm,
+    DiagonalStableExp,
+)
 from resurge.layers.lssl import LSSL
 from resurge.layers.lstm import LSTM
 from resurge.layers.mamba import Mamba
@@ -27,7 +34,7 @@ from resurge.layers.minlstm import MinLSTM
 from resurge.layers.rglru import RGLRU
 from resurge.layers.rwkv4 import RWKV4, RWKV4ChannelMix
 from resurge.layers.s4d import S4DInv, S4DLegS, S4DLin
-from resurge.layers.s5 import S5
+from resurge.layers.s5 import S5, BidirectionalS5
 from resurge.layers.scrn import SCRN, AdaptiveSCRN
 
 __all__ = [
@@ -43,6 +50,11 @@ __all__ = [
     "SCRN",
     "Aaren",
     "AdaptiveSCRN",
+    "BidirectionalDiagonalExp",
+    "BidirectionalDiagonalReIm",
+    "BidirectionalDiagonalStableExp",
+    "BidirectionalLRU",
+    "BidirectionalS5",
     "ComplexHGRN",
     "DiagonalExp",
     "DiagonalReIm",
@@ -62,16 +74,26 @@ __all__ = [
     "S4DInv",
     "S4DLegS",
     "S4DLin",
+    "bidirectional",
     "create",
     "layer_class",
     "names",
     "options_type",
 ]
 
-_LAYERS = {
-    name.lower(): value
+_EXPORTED = {
+    name: value
     for name, value in list(globals().items())
-    if isinstance(value, type) and issubclass(value, RecurrentLayer) and value is not RecurrentLayer
+    if name in __all__ and isinstance(value, type) and issubclass(value, RecurrentLayer)
+}
+_LAYERS = {name.lower(): value for name, value in _EXPORTED.items() if value.CAUSAL}
+
+# Layers of both directions, by the layer of one direction that they derive from
+_BOTH_WAYS = {
+    base: value
+    for value in _EXPORTED.values()
+    for base in value.__bases__
+    if not value.CAUSAL and base in _LAYERS.values()
 }
 
 
@@ -94,11 +116,31 @@ def create(name: str, d_model: int, **options: Any) -> RecurrentLayer:
         ResurgeError: an unknown layer or option (the nearest right one is named), or a value it refuses.
     """
     cls = layer_class(name)
-    known = list(inspect.signature(cls).parameters)[1:]
+    _check_options(name, options)
+    return cls(d_model, **options)
+
+
+def bidirectional(name: str, d_model: int, **options: Any) -> RecurrentLayer:
+    """The layer `name` in both directions of time, with the options of its constructor.
+
+    Where its paper has a layer of both directions, such as `BidirectionalLRU`, that one; else two layers, one of them
+    from the end (`resurge.Bidirectional`).
+
+    Raises:
+        ResurgeError: as `create`.
+    """
+    cls = _BOTH_WAYS.get(layer_class(name))
+    if cls is None:
+        return Bidirectional(create(name, d_model, **options), create(name, d_model, **options))
+    _check_options(name, options)
+    return cls(d_model, **options)
+
+
+def _check_options(name: str, options: dict[str, Any]) -> None:
+    known = list(inspect.signature(layer_class(name)).parameters)[1:]
     for option in options:
         if option not in known:
             raise unknown(f"option of layer '{name}'", option, known)
-    return cls(d_model, **options)
 
 
 class LayerOptions:

@@ -10,6 +10,7 @@ from torch.nn.functional import linear
 from resurge.errors import ResurgeError, at_least
 from resurge.layer import RecurrentLayer
 from resurge.nn.diagonal import sample_ring
+from resurge.nn.recurrence import Recurrence
 from resurge.ops import decay_scan
 from resurge.paper import Paper
 
@@ -124,9 +125,20 @@ class GatedLinearRNN(RecurrentLayer):
         return GatedLinearRNNState(self.zeros(batch_size, self.d_state, device=device, dtype=dtype))
 
     def scan(self, x: Tensor, state: GatedLinearRNNState, reset: Tensor | None) -> tuple[Tensor, GatedLinearRNNState]:
-        i = linear(x, self.W_m) * linear(x, self.W_x)
-        h, h_last = decay_scan(-torch.exp(self.nu_log), i, state.h, reset=reset)
-        return linear(linear(x, self.V_m) * linear(h.to(x.dtype), self.V_x), self.D), GatedLinearRNNState(h_last)
+        h, h_last = decay_scan(-torch.exp(self.nu_log), self._input(x), state.h, reset=reset)
+        return self._readout(h, x), GatedLinearRNNState(h_last)
+
+    def _input(self, x: Tensor) -> Tensor:
+        return linear(x, self.W_m) * linear(x, self.W_x)
+
+    def _readout(self, h: Tensor, x: Tensor) -> Tensor:
+        return linear(linear(x, self.V_m) * linear(h.to(x.dtype), self.V_x), self.D)
+
+    def recurrence(self, x: Tensor, state: GatedLinearRNNState, reset: Tensor | None) -> Recurrence:
+        lam = torch.exp(-torch.exp(self.nu_log))
+        return Recurrence(
+            lam, self._input(x), state.h, lambda h, h_last: (self._readout(h, x), GatedLinearRNNState(h_last))
+        )
 
 
 def _attention_sizes(W_Q: Tensor, W_K: Tensor, W_V: Tensor) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Griffin's recurrent block: a convolution and an RG-LRU beside a gate."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,8 @@ from torch.nn.functional import gelu, pad
 
 from resurge.errors import ResurgeError, at_least
 from resurge.layer import RecurrentLayer
-from resurge.nn.rglru import GRIFFIN, RGLRUGates
+from resurge.nn.recurrence import Recurrence
+from resurge.nn.rglru import GRIFFIN, RGLRUGates, plain
 from resurge.nn.short_conv import ShortConv
 from resurge.ops import normalized_decay_scan
 from resurge.paper import Paper
@@ -30,14 +32,14 @@ class Hawk(RecurrentLayer):
         y_t = W_o (h_t ⊙ GELU(W_2 x_t + b_2)) + b_o
 
     GELU is its tanh approximation. Initialisation as in the published code: W_1, W_2 ~ N(0, 1/d_model),
-    W_o ~ N(0, 2/(depth d_state)), the convolution N(0, 0.01/K), biases zero, the RG-LRU as in `RGLRU`.
+    W_o ~ N(0, 2/(n_layers d_state)), the convolution N(0, 0.01/K), biases zero, the RG-LRU as in `RGLRU`.
 
     Args:
         d_model: width D of inputs and outputs.
         d_state: width N of the branches and of the state; the paper's is about 4/3 d_model.
         n_heads: number of blocks of the gates; divides d_state.
         width: number K of steps that the convolution sees, from 2 to 8.
-        depth: number of residual blocks of the model, for the start of W_o.
+        n_layers: number of residual blocks of the model, for the start of W_o; 1 in a `Stack`: its depth.
         r_min, r_max: ring of the decay at the start, 0 < r_min < r_max < 1.
         c: factor of the decay; the paper's 8.
 
@@ -62,16 +64,16 @@ class Hawk(RecurrentLayer):
         n_heads: int = 1,
         *,
         width: int = 4,
-        depth: int = 2,
+        n_layers: int = 1,
         r_min: float = 0.9,
         r_max: float = 0.999,
         c: float = 8.0,
     ) -> None:
         super().__init__()
-        at_least(1, {"d_model": d_model, "d_state": d_state, "depth": depth})
+        at_least(1, {"d_model": d_model, "d_state": d_state, "n_layers": n_layers})
         if n_heads < 1 or d_state % n_heads:
             raise ResurgeError(f"n_heads must divide d_state = {d_state}, and is {n_heads}")
-        self.d_model, self.d_state, self.width = d_model, d_state, width
+        self.d_model, self.d_state, self.width, self.n_layers = d_model, d_state, width, n_layers
         self.linear_x = nn.Linear(d_model, d_state)
         self.linear_y = nn.Linear(d_model, d_state)
         self.conv_1d = ShortConv(d_state, width)
@@ -80,10 +82,17 @@ class Hawk(RecurrentLayer):
         for linear, std in (
             (self.linear_x, 1 / math.sqrt(d_model)),
             (self.linear_y, 1 / math.sqrt(d_model)),
-            (self.linear_out, math.sqrt(2 / (depth * d_state))),
+            (self.linear_out, math.sqrt(2 / (n_layers * d_state))),
         ):
             nn.init.normal_(linear.weight, std=std)
             nn.init.zeros_(linear.bias)
+
+    @classmethod
+    def stacked(cls, layers: Mapping[int, Self], depth: int) -> None:
+        for layer in layers.values():
+            if layer.n_layers == 1:
+                layer.n_layers = depth
+                layer.linear_out.weight.data /= math.sqrt(depth)
 
     def extra_repr(self) -> str:
         return f"d_model={self.d_model}, d_state={self.d_state}"
@@ -95,15 +104,28 @@ class Hawk(RecurrentLayer):
         return HawkState(conv, self.zeros(batch_size, self.d_state, device=device, dtype=dtype))
 
     def scan(self, x: Tensor, state: HawkState, reset: Tensor | None) -> tuple[Tensor, HawkState]:
-        u, conv = self.conv_1d(self.linear_x(x), state.conv, reset=reset)
-        log_a, v = self.rg_lru.gates(u)
-        h, h_last = self.recurrence(log_a, v, state.h, reset)
-        y = self.linear_out(h.to(x.dtype) * gelu(self.linear_y(x), approximate="tanh"))
-        return y, HawkState(conv, h_last)
+        log_a, v, h0, conv = self._inputs(x, state, reset)
+        h, h_last = normalized_decay_scan(log_a, v, h0, reset=reset)
+        return self._readout(h, x), HawkState(conv, self._kept(h_last))
 
-    def recurrence(self, log_a: Tensor, v: Tensor, h0: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-        """All states h (B, T, N) and the last one, from log a_t and v_t = i_t ⊙ u_t."""
-        return normalized_decay_scan(log_a, v, h0, reset=reset)
+    def recurrence(self, x: Tensor, state: HawkState, reset: Tensor | None) -> Recurrence:
+        log_a, v, h0, conv = self._inputs(x, state, reset)
+        return Recurrence(
+            *plain(log_a, v), h0, lambda h, h_last: (self._readout(h, x), HawkState(conv, self._kept(h_last)))
+        )
+
+    def _inputs(self, x: Tensor, state: HawkState, reset: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """log a_t, v_t = i_t ⊙ u_t, the recurrence's state before them, and the convolution's after them."""
+        u, conv = self.conv_1d(self.linear_x(x), state.conv, reset=reset)
+        return *self.rg_lru.gates(u), state.h, conv
+
+    def _kept(self, h_last: Tensor) -> Tensor:
+        """The recurrence's last state as the layer keeps it."""
+        return h_last
+
+    def _readout(self, h: Tensor, x: Tensor) -> Tensor:
+        y: Tensor = self.linear_out(h.to(x.dtype) * gelu(self.linear_y(x), approximate="tanh"))
+        return y
 
 
 class GemmaHawk(Hawk):
@@ -135,10 +157,13 @@ class GemmaHawk(Hawk):
         conv, h = super().initial_state(batch_size, device=device, dtype=dtype)
         return HawkState(conv, pad(h, (0, 1)))
 
-    def recurrence(self, log_a: Tensor, v: Tensor, h0: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-        first = pad(h0[:, -1:] < 0.5, (0, log_a.shape[1] - 1))
+    def _inputs(self, x: Tensor, state: HawkState, reset: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        log_a, v, h0, conv = super()._inputs(x, state, reset)
+        first = pad(h0[:, -1:] < 0.5, (0, x.shape[1] - 1))
         if reset is not None:
             first = first | reset
         # a = 0 cuts the link and makes the factor 1
-        h, h_last = super().recurrence(log_a.masked_fill(first[..., None], -math.inf), v, h0[:, :-1], reset)
-        return h, pad(h_last, (0, 1), value=1.0)
+        return log_a.masked_fill(first[..., None], -math.inf), v, h0[:, :-1], conv
+
+    def _kept(self, h_last: Tensor) -> Tensor:
+        return pad(h_last, (0, 1), value=1.0)

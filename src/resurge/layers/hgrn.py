@@ -17,12 +17,12 @@ class HGRN(BoundedGateRNN):
         y_t = W_o (LayerNorm(h_t) ⊙ SiLU(W_g x_t + b_g)) + b_o
 
     Upper layers, with γ near 1, keep what is far away; lower ones are free to follow what is near. γ is a constant, or
-    learned together with those of the other layers of a stack: `resurge.nn.share_lower_bounds`. Parameters start as
-    those of `torch.nn.Linear`.
+    learned together with those of the other layers of a stack, as `Stack` arranges for layers whose γ is 0 (in other
+    stacks, `resurge.nn.share_lower_bounds`). Parameters start as those of `torch.nn.Linear`.
 
     Args:
         d_model: width D of inputs, outputs and state.
-        lower_bound: γ, in [0, 1).
+        lower_bound: γ, in [0, 1); all 0 in a `Stack`: learned, at first γ = k / depth in layer k.
 
     State: D numbers a row. Cost: 4 D² multiplications a step, the scan one pass over memory.
 
@@ -55,7 +55,7 @@ class ComplexHGRN(ComplexGatedRNN, BoundedGateRNN):
 
     Args:
         d_model: width D of inputs and outputs.
-        lower_bound: γ, in [0, 1); constant, or learned as in `HGRN`.
+        lower_bound: γ, in [0, 1); constant or learned, as in `HGRN`.
 
     State: 2 D numbers a row. Cost: 7 D² multiplications a step, the scan one pass over memory.
 

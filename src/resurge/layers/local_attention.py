@@ -1,7 +1,8 @@
 """Griffin's local attention: several queries, one key and one value a step, over a sliding window."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +32,13 @@ class LocalAttention(RecurrentLayer):
     q_i, k and v are linear maps of the input without bias; all heads share k and v. R turns the first half of a head by
     its place in time (`resurge.nn.rotary`). Of places only differences matter, so keys are kept unturned, and nothing
     counts steps: a stream may go on for ever. Initialisation as in the published code: q, k, v ~ N(0, 1/d_model),
-    W_o ~ N(0, 2/(depth d_model)), b_o zero.
+    W_o ~ N(0, 2/(n_layers d_model)), b_o zero.
 
     Args:
         d_model: width D of inputs and outputs.
         n_heads: number H of heads of width d_head = D/H, a multiple of 4.
         window: number of steps that are seen, 2 at least.
-        depth: number of residual blocks of the model, for the start of W_o.
+        n_layers: number of residual blocks of the model, for the start of W_o; 1 in a `Stack`: its depth.
 
     State: (window - 1) (2 D/H + 1) numbers a row, a sliding window that each call copies: a state is a value, so that
     writing into a ring would copy it too. Cost: 2 D² (1 + 1/H) + 2 window D multiplications a step; keys older than the
@@ -54,13 +55,13 @@ class LocalAttention(RecurrentLayer):
     PAPER = GRIFFIN
     OPS = ("torch.scaled_dot_product_attention",)
 
-    def __init__(self, d_model: int, n_heads: int = 1, *, window: int = 128, depth: int = 2) -> None:
+    def __init__(self, d_model: int, n_heads: int = 1, *, window: int = 128, n_layers: int = 1) -> None:
         super().__init__()
-        at_least(1, {"d_model": d_model, "n_heads": n_heads, "depth": depth})
+        at_least(1, {"d_model": d_model, "n_heads": n_heads, "n_layers": n_layers})
         at_least(2, {"window": window})
         if d_model % (4 * n_heads):
             raise ResurgeError(f"d_model / n_heads must be a multiple of 4, and is {d_model} / {n_heads}")
-        self.d_model, self.n_heads, self.window = d_model, n_heads, window
+        self.d_model, self.n_heads, self.window, self.n_layers = d_model, n_heads, window, n_layers
         self.d_head = d_model // n_heads
         self.q_proj = nn.Linear(d_model, d_model, bias=False)
         self.k_proj = nn.Linear(d_model, self.d_head, bias=False)
@@ -68,8 +69,15 @@ class LocalAttention(RecurrentLayer):
         self.o_proj = nn.Linear(d_model, d_model)
         for linear in (self.q_proj, self.k_proj, self.v_proj):
             nn.init.normal_(linear.weight, std=1 / math.sqrt(d_model))
-        nn.init.normal_(self.o_proj.weight, std=math.sqrt(2 / (depth * d_model)))
+        nn.init.normal_(self.o_proj.weight, std=math.sqrt(2 / (n_layers * d_model)))
         nn.init.zeros_(self.o_proj.bias)
+
+    @classmethod
+    def stacked(cls, layers: Mapping[int, Self], depth: int) -> None:
+        for layer in layers.values():
+            if layer.n_layers == 1:
+                layer.n_layers = depth
+                layer.o_proj.weight.data /= math.sqrt(depth)
 
     def extra_repr(self) -> str:
         return f"d_model={self.d_model}, n_heads={self.n_heads}, window={self.window}"

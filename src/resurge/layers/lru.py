@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from resurge.nn.diagonal import LRU_PAPER, DiagonalRNN, polar, wide
+from resurge.nn.diagonal import LRU_PAPER, BothWays, DiagonalRNN, polar, wide
 
 
 class LRU(DiagonalRNN):
@@ -49,3 +49,19 @@ class LRU(DiagonalRNN):
 
     def input_scale(self) -> Tensor:
         return torch.exp(self.gamma_log)
+
+
+class BidirectionalLRU(BothWays, LRU):
+    r"""The LRU in both directions of time: one Λ, B and γ, a map C for each way.
+
+        ahead_t = λ ⊙ ahead_{t-1} + exp(γ_log) ⊙ (B u_t)
+        back_t  = λ ⊙ back_{t+1}  + exp(γ_log) ⊙ (B u_t)
+        y_t = Re(C [ahead_t; back_t]) + D ⊙ u_t                C ∈ C^(d_model, 2 N)
+
+    Args, initialisation and errors as in `LRU`; C is drawn for each way with the variance it has there. It needs the
+    whole sequence: there is no state and no step.
+
+    Cost: 6 N d_model multiplications a step and direction of differentiation, where two LRUs take 8.
+
+    Source: section 4 of arXiv 2303.06349 (Pathfinder and Path-X), in the manner of S5, arXiv 2208.04933.
+    """

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from resurge.nn.diagonal import LRU_PAPER, DiagonalRNN, polar, wide
+from resurge.nn.diagonal import LRU_PAPER, BothWays, DiagonalRNN, polar, wide
 
 
 class DiagonalReIm(DiagonalRNN):
@@ -66,3 +66,15 @@ class DiagonalStableExp(DiagonalRNN):
 
     def eigenvalues(self) -> Tensor:
         return polar(-torch.exp(wide(self.nu_log)), wide(self.theta)).to(self.nu_log.dtype)
+
+
+class BidirectionalDiagonalReIm(BothWays, DiagonalReIm):
+    """`DiagonalReIm` in both directions of time, as `BidirectionalLRU` is of `LRU`."""
+
+
+class BidirectionalDiagonalExp(BothWays, DiagonalExp):
+    """`DiagonalExp` in both directions of time, as `BidirectionalLRU` is of `LRU`."""
+
+
+class BidirectionalDiagonalStableExp(BothWays, DiagonalStableExp):
+    """`DiagonalStableExp` in both directions of time, as `BidirectionalLRU` is of `LRU`."""

@@ -1,7 +1,8 @@
 """Mamba: a state-space model for each channel whose step size, input and output maps depend on the input."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,10 @@ from torch.nn.functional import linear, silu
 from resurge.errors import at_least
 from resurge.layer import TimedLayer
 from resurge.nn.discretise import log_uniform
+from resurge.nn.recurrence import Recurrence
 from resurge.nn.short_conv import ShortConv
 from resurge.ops import selective_scan
+from resurge.ops.selective_scan.reference import gated, step_size
 from resurge.paper import Paper
 
 
@@ -42,7 +45,7 @@ class Mamba(TimedLayer):
         expand: channels over d_model.
         width: taps of the convolution, 2 to 8.
         dt_rank: size of δ; 0 is d_model / 16, rounded up.
-        n_layers: number of residual blocks of the model, for the start of W_out.
+        n_layers: number of residual blocks of the model, for the start of W_out; 1 in a `Stack`: its depth.
         dt_min, dt_max: range of Δ at the start, 0 < dt_min <= dt_max; less than 1e-4 is taken as 1e-4.
 
     State: expand d_model (N + width - 1) numbers a row. Cost: about expand d_model (3 d_model + 2 dt_rank + 6 N)
@@ -83,6 +86,7 @@ class Mamba(TimedLayer):
         at_least(0, {"dt_rank": dt_rank})
         self.d_model, self.d_state, self.width = d_model, d_state, width
         self.d_inner, self.dt_rank = expand * d_model, dt_rank or -(-d_model // 16)
+        self.n_layers = n_layers
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
         self.conv1d = ShortConv(self.d_inner, width)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
@@ -98,6 +102,13 @@ class Mamba(TimedLayer):
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of the softplus
             self.out_proj.weight /= math.sqrt(n_layers)
 
+    @classmethod
+    def stacked(cls, layers: Mapping[int, Self], depth: int) -> None:
+        for layer in layers.values():
+            if layer.n_layers == 1:
+                layer.n_layers = depth
+                layer.out_proj.weight.data /= math.sqrt(depth)
+
     def extra_repr(self) -> str:
         return f"d_model={self.d_model}, d_state={self.d_state}, d_inner={self.d_inner}"
 
@@ -112,12 +123,28 @@ class Mamba(TimedLayer):
     def scan(
         self, x: Tensor, state: MambaState, reset: Tensor | None, dt: Tensor | None = None
     ) -> tuple[Tensor, MambaState]:
+        x, z, delta, B, C, conv = self._inputs(x, state, reset)
+        A = -torch.exp(self.A_log)
+        y, h = selective_scan(x, delta, A, B, C, self.D, z, self.dt_proj.bias, state.h, dt=dt, reset=reset)
+        return self.out_proj(y), MambaState(conv, h)
+
+    def _inputs(self, x: Tensor, state: MambaState, reset: Tensor | None) -> tuple[Tensor, ...]:
+        """x̃, z, W_Δ δ, B and C, and the convolution's state. The bias of Δ stays in float32 and enters in the scan."""
         x, z = self.in_proj(x).chunk(2, -1)
         x, conv = self.conv1d(x, state.conv, reset=reset)
         x = silu(x)
         delta, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], -1)
-        # without its bias, which stays in float32 and enters in the scan
-        delta = linear(delta, self.dt_proj.weight)
-        A = -torch.exp(self.A_log)
-        y, h = selective_scan(x, delta, A, B, C, self.D, z, self.dt_proj.bias, state.h, dt=dt, reset=reset)
-        return self.out_proj(y), MambaState(conv, h)
+        return x, z, linear(delta, self.dt_proj.weight), B, C, conv
+
+    def recurrence(self, x: Tensor, state: MambaState, reset: Tensor | None) -> Recurrence:
+        u, z, delta, B, C, conv = self._inputs(x, state, reset)
+        wide, skip, bias, delta, B, C = (v.to(state.h) for v in (u, self.D, self.dt_proj.bias, delta, B, C))
+        delta = step_size(delta, bias, None)
+        a = torch.exp(-delta[..., None] * torch.exp(self.A_log.to(state.h)))
+        b = (delta * wide)[..., None] * B[:, :, None]
+
+        def finish(h: Tensor, h_last: Tensor) -> tuple[Tensor, MambaState]:
+            y = gated(torch.einsum("btdn,btn->btd", h.view(a.shape), C), wide, skip, z.to(state.h))
+            return self.out_proj(y.to(u.dtype)), MambaState(conv, h_last.view(state.h.shape))
+
+        return Recurrence(a.flatten(2), b.flatten(2), state.h.flatten(1), finish)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from resurge.layer import RecurrentLayer
-from resurge.nn.rglru import GRIFFIN, RGLRUGates
+from resurge.nn.recurrence import Recurrence
+from resurge.nn.rglru import GRIFFIN, RGLRUGates, plain
 from resurge.ops import normalized_decay_scan
 
 
@@ -63,3 +64,6 @@ class RGLRU(RGLRUGates, RecurrentLayer):
         log_a, v = self.gates(x)
         h, h_last = normalized_decay_scan(log_a, v, state.h, reset=reset)
         return h.to(x.dtype), RGLRUState(h_last)
+
+    def recurrence(self, x: Tensor, state: RGLRUState, reset: Tensor | None) -> Recurrence:
+        return Recurrence(*plain(*self.gates(x)), state.h, lambda h, h_last: (h.to(x.dtype), RGLRUState(h_last)))

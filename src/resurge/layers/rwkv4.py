@@ -6,11 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from resurge.errors import ResurgeError, at_least
-from resurge.layer import RecurrentLayer
+from resurge.errors import at_least
+from resurge.nn.rwkv4 import RWKV4Part
 from resurge.nn.token_shift import mix_parameter, shifted
 from resurge.ops import SoftmaxState, softmax_scan, softmax_step
-from resurge.paper import Paper
 
 
 class RWKV4State(NamedTuple):
@@ -37,28 +36,7 @@ def _linear(columns: int, rows: int, zero: bool) -> nn.Linear:
     return linear
 
 
-class _RWKV4Part(RecurrentLayer):
-    PAPER = Paper(
-        "rwkv4",
-        "RWKV: Reinventing RNNs for the Transformer Era",
-        "Bo Peng and Eric Alcaide and Quentin Anthony and Alon Albalak and Samuel Arcadinho and Stella Biderman "
-        "and others",
-        2023,
-        "2305.13048",
-    )
-
-    def __init__(self, d_model: int, layer: int, n_layers: int) -> None:
-        super().__init__()
-        at_least(1, {"d_model": d_model, "n_layers": n_layers})
-        if not 0 <= layer < n_layers:
-            raise ResurgeError(f"layer must lie in [0, n_layers) = [0, {n_layers}), and is {layer}")
-        self.d_model = d_model
-
-    def extra_repr(self) -> str:
-        return f"d_model={self.d_model}"
-
-
-class RWKV4(_RWKV4Part):
+class RWKV4(RWKV4Part):
     r"""Time mixing of RWKV-4: an average of all values so far, weighted by e^key and by how long ago they were.
 
         k_t, v_t = W_k μ_k(x_t), W_v μ_v(x_t),    r_t = σ(W_r μ_r(x_t))    μ(x_t) = μ ⊙ x_t + (1 - μ) ⊙ x_{t-1}
@@ -71,7 +49,7 @@ class RWKV4(_RWKV4Part):
     Args:
         d_model: width D of inputs, outputs and state.
         layer: its place in the stack, from 0.
-        n_layers: number of layers of the stack.
+        n_layers: number of layers of the stack; 1 in a `Stack`: its depth, and the layer's place there.
         zero_init: start W_k, W_r and W_o at zero, as the published code does: a residual block then starts as the
             identity. Otherwise they are orthogonal, as W_v is.
 
@@ -86,20 +64,30 @@ class RWKV4(_RWKV4Part):
 
     OPS = ("softmax_scan",)
     RECURRENT = ("time_decay", "time_first")
+    time_decay: nn.Parameter
+    time_first: nn.Parameter
+    time_mix_key: nn.Parameter
+    time_mix_value: nn.Parameter
+    time_mix_receptance: nn.Parameter
 
     def __init__(self, d_model: int, *, layer: int = 0, n_layers: int = 1, zero_init: bool = False) -> None:
         super().__init__(d_model, layer, n_layers)
-        rho, tau = layer / max(n_layers - 1, 1), 1 - layer / n_layers
-        i = torch.arange(d_model, dtype=torch.float64)
-        self.time_decay = nn.Parameter((-5 + 8 * (i / max(d_model - 1, 1)) ** (0.7 + 1.3 * rho)).float())
-        self.time_first = nn.Parameter((math.log(0.3) + 0.5 * ((i + 1) % 3 - 1)).float())
-        self.time_mix_key = mix_parameter(d_model, tau)
-        self.time_mix_value = mix_parameter(d_model, tau, 0.3 * rho)
-        self.time_mix_receptance = mix_parameter(d_model, 0.5 * tau)
         self.key = _linear(d_model, d_model, zero_init)
         self.value = _linear(d_model, d_model, False)
         self.receptance = _linear(d_model, d_model, zero_init)
         self.output = _linear(d_model, d_model, zero_init)
+
+    def by_place(self, layer: int, n_layers: int) -> dict[str, nn.Parameter]:
+        rho, tau = layer / max(n_layers - 1, 1), 1 - layer / n_layers
+        D = self.d_model
+        i = torch.arange(D, dtype=torch.float64)
+        return {
+            "time_decay": nn.Parameter((-5 + 8 * (i / max(D - 1, 1)) ** (0.7 + 1.3 * rho)).float()),
+            "time_first": nn.Parameter((math.log(0.3) + 0.5 * ((i + 1) % 3 - 1)).float()),
+            "time_mix_key": mix_parameter(D, tau),
+            "time_mix_value": mix_parameter(D, tau, 0.3 * rho),
+            "time_mix_receptance": mix_parameter(D, 0.5 * tau),
+        }
 
     def initial_state(
         self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
@@ -133,7 +121,7 @@ class RWKV4(_RWKV4Part):
         return self.output(r[:, 0] * wkv), RWKV4State(x_t.to(state.x.dtype), *sums)
 
 
-class RWKV4ChannelMix(_RWKV4Part):
+class RWKV4ChannelMix(RWKV4Part):
     r"""Channel mixing of RWKV-4, a gated map of the present input and the one before it.
 
         y_t = σ(W_r μ_r(x_t)) ⊙ W_v relu(W_k μ_k(x_t))²                    μ(x_t) = μ ⊙ x_t + (1 - μ) ⊙ x_{t-1}
@@ -153,17 +141,21 @@ class RWKV4ChannelMix(_RWKV4Part):
     """
 
     OPS = ("torch.linear",)
+    time_mix_key: nn.Parameter
+    time_mix_receptance: nn.Parameter
 
     def __init__(
         self, d_model: int, expand: int = 4, *, layer: int = 0, n_layers: int = 1, zero_init: bool = False
     ) -> None:
         super().__init__(d_model, layer, n_layers)
         at_least(1, {"expand": expand})
-        self.time_mix_key = mix_parameter(d_model, 1 - layer / n_layers)
-        self.time_mix_receptance = mix_parameter(d_model, 1 - layer / n_layers)
         self.key = _linear(d_model, expand * d_model, False)
         self.receptance = _linear(d_model, d_model, zero_init)
         self.value = _linear(expand * d_model, d_model, zero_init)
+
+    def by_place(self, layer: int, n_layers: int) -> dict[str, nn.Parameter]:
+        tau = 1 - layer / n_layers
+        return {name: mix_parameter(self.d_model, tau) for name in ("time_mix_key", "time_mix_receptance")}
 
     def initial_state(
         self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None

@@ -12,7 +12,7 @@ from resurge.nn import hippo
 from resurge.nn.diagonal import wide
 from resurge.nn.discretise import Pair, diagonal_bilinear, diagonal_zoh, log_uniform
 from resurge.nn.impulse import convolve
-from resurge.ops import diagonal_scan_pairs
+from resurge.nn.recurrence import Recurrence
 from resurge.paper import Paper
 
 
@@ -105,12 +105,18 @@ class S4D(TimedLayer):
     def scan(
         self, x: Tensor, state: S4DState, reset: Tensor | None, dt: Tensor | None = None
     ) -> tuple[Tensor, S4DState]:
+        return self.recurrence(x, state, reset, dt).run(reset)
+
+    def recurrence(self, x: Tensor, state: S4DState, reset: Tensor | None, dt: Tensor | None = None) -> Recurrence:
         a, b = (torch.stack(pair, -3).to(state.h.dtype) for pair in self.coefficients(dt))
         Bu = b * x[:, :, None, :, None]
-        h, last = diagonal_scan_pairs(a.flatten(-2), Bu.flatten(-2), state.h.flatten(-2), reset=reset)
-        C = torch.stack([self.C_re, -self.C_im]).to(h.dtype)
-        y = 2 * torch.einsum("btphn,phn->bth", h.view(Bu.shape), C)
-        return y.to(x.dtype) + self.D * x, S4DState(last.view(state.h.shape))
+
+        def finish(h: Tensor, h_last: Tensor) -> tuple[Tensor, S4DState]:
+            C = torch.stack([self.C_re, -self.C_im]).to(h.dtype)
+            y = 2 * torch.einsum("btphn,phn->bth", h.view(Bu.shape), C)
+            return y.to(x.dtype) + self.D * x, S4DState(h_last.view(state.h.shape))
+
+        return Recurrence(a.flatten(-2), Bu.flatten(-2), state.h.flatten(-2), finish)
 
     def kernel(self, length: int) -> Tensor:
         """The impulse response K (d_model, length) without D, in the dtype of the recurrence."""

@@ -10,9 +10,8 @@ from torch.nn.functional import linear
 from resurge.errors import ResurgeError, at_least
 from resurge.layer import TimedLayer
 from resurge.nn import hippo
-from resurge.nn.diagonal import wide
+from resurge.nn.diagonal import BothWays, DiagonalSystem, wide
 from resurge.nn.discretise import Pair, diagonal_bilinear, diagonal_zoh, log_uniform
-from resurge.ops import diagonal_scan_pairs
 from resurge.paper import Paper
 
 
@@ -22,7 +21,7 @@ class S5State(NamedTuple):
     h: Tensor  # (B, 2, P/2)
 
 
-class S5(TimedLayer):
+class S5(DiagonalSystem, TimedLayer):
     r"""Simplified state-space layer: a linear, diagonal, complex system in continuous time between two dense maps.
 
         ẋ = Λ x + B̃ u,    y = 2 Re(C̃ x) + D ⊙ u                x ∈ C^(P/2)
@@ -59,7 +58,6 @@ class S5(TimedLayer):
         2022,
         "2208.04933",
     )
-    OPS = ("diagonal_scan",)
     RECURRENT = ("Lambda_re", "Lambda_im", "log_step", "B_re", "B_im")
 
     def __init__(
@@ -82,7 +80,8 @@ class S5(TimedLayer):
         re, im, V = hippo.normal(d_state // n_blocks)
         V_block = torch.block_diag(*[torch.complex(V[0], V[1]).to(torch.cfloat)] * n_blocks)  # (P, P/2)
         B = V_block.mH @ (torch.randn(d_state, d_model) / math.sqrt(d_model)).to(torch.cfloat)
-        C = torch.complex(*torch.randn(2, d_model, d_state) / math.sqrt(d_state)) @ V_block
+        C = torch.complex(*torch.randn(2, self.DIRECTIONS, d_model, d_state) / math.sqrt(d_state)) @ V_block
+        C = C.movedim(0, 1).flatten(1)  # (d_model, P/2) of each direction, side by side
         self.Lambda_re, self.Lambda_im = (nn.Parameter(part.float().repeat(n_blocks)) for part in (re, im))
         self.log_step = nn.Parameter(log_uniform(d_state // 2, dt_min, dt_max))
         self.B_re, self.B_im = nn.Parameter(B.real.contiguous()), nn.Parameter(B.imag.contiguous())
@@ -109,13 +108,28 @@ class S5(TimedLayer):
         """λ̄ of a step of dt = 1 as (2, P/2): real parts, imaginary parts."""
         return torch.stack(self.coefficients(None)[0]).to(self.Lambda_re.dtype)
 
-    def scan(self, x: Tensor, state: S5State, reset: Tensor | None, dt: Tensor | None = None) -> tuple[Tensor, S5State]:
+    def drive(self, x: Tensor, dt: Tensor | None = None) -> tuple[Tensor, Tensor]:
         a, (g_re, g_im) = self.coefficients(dt)
-        dtype = state.h.dtype
+        dtype = self.Lambda_re.dtype
         B = torch.cat([self.B_re, self.B_im])
         Bu_re, Bu_im = linear(x, B.to(x.dtype)).to(dtype).chunk(2, -1)
         g_re, g_im = g_re.to(dtype), g_im.to(dtype)
         b = torch.stack([g_re * Bu_re - g_im * Bu_im, g_re * Bu_im + g_im * Bu_re], -2)
-        h, last = diagonal_scan_pairs(torch.stack(a, -2).to(dtype), b, state.h, reset=reset)
-        C = 2 * torch.cat([self.C_re, -self.C_im], 1)
-        return linear(h.flatten(2).to(x.dtype), C.to(x.dtype)) + self.D * x, S5State(last)
+        return torch.stack(a, -2).to(dtype), b
+
+    def output_map(self) -> Tensor:
+        return 2 * super().output_map()
+
+
+class BidirectionalS5(BothWays, S5):
+    r"""S5 in both directions of time: one system and one input map, an output map for each way.
+
+        y = 2 Re(C̃ [ahead; back]) + D ⊙ u            ahead, back ∈ C^(P/2), the states from both ends
+
+    Args, initialisation and errors as in `S5`; C̃ is drawn anew for each way. It needs the whole sequence: there is
+    no state and no step.
+
+    Cost: 3 P d_model multiplications a step, the two scans read their inputs once.
+
+    Source: as `S5`; all of its Long Range Arena models are of this kind.
+    """

@@ -19,8 +19,8 @@ def griffin(
     `recurrent`.
 
     Args:
-        recurrent, attention: called once a block, for example `lambda: Hawk(128, 160, depth=6)` and
-            `lambda: LocalAttention(128, 2, window=64, depth=6)`. With the same for both, it is Hawk.
+        recurrent, attention: called once a block, for example `lambda: Hawk(128, 160, n_layers=6)` and
+            `lambda: LocalAttention(128, 2, window=64, n_layers=6)`. With the same for both, it is Hawk.
         depth: number of blocks.
         expand: the MLP's inner width in units of d_model.
         dropout: probability, with one mask shared over time.

@@ -44,14 +44,15 @@ class LanguageModel(nn.Module):
         *,
         lengths: Tensor | None = None,
         reset: Tensor | None = None,
+        dt: Tensor | None = None,
     ) -> tuple[Tensor, StackState]:
         """Logits (B, T, vocabulary) of the token after each of the tokens `inputs` (B, T), and the state after them.
 
-        state, lengths and reset as in `SequenceClassifier`.
+        state, lengths, reset and dt as in `SequenceClassifier`.
         """
         if inputs.dim() != 2 or inputs.is_floating_point() or inputs.shape[1] == 0:
             raise ResurgeError(
                 f"inputs must be integer tokens (B, T), T >= 1, and are {inputs.dtype} {tuple(inputs.shape)}"
             )
-        y, after = self.stack(self.embedding(inputs), state, lengths=lengths, reset=reset)
+        y, after = self.stack(self.embedding(inputs), state, lengths=lengths, reset=reset, dt=dt)
         return self.head(self.norm(y)), after

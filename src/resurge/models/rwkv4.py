@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from resurge.layer import RecurrentLayer
+from resurge.layer import RecurrentLayer, run
 from resurge.layers import RWKV4, RWKV4ChannelMix
 from resurge.models.stack import Block, Blocks
 from resurge.nn import TiedDropout
@@ -27,9 +27,15 @@ class SkipBlock(Block):
         self.dropout = TiedDropout(dropout)
 
     def forward(
-        self, x: Tensor, state: Any = None, *, valid: Tensor | None = None, reset: Tensor | None = None
+        self,
+        x: Tensor,
+        state: Any = None,
+        *,
+        valid: Tensor | None = None,
+        reset: Tensor | None = None,
+        dt: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        z, state = self.mixer(self.norm(x, valid), state, reset=reset)
+        z, state = run(self.mixer, self.norm(x, valid), state, reset=reset, dt=dt)
         return x + self.dropout(z), state
 
 

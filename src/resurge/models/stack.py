@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from resurge.errors import ResurgeError
-from resurge.layer import RecurrentLayer
-from resurge.nn import GatedLinear, TiedDropout
+from resurge.layer import RecurrentLayer, checked_times, run, settle
+from resurge.nn import GatedLinear, HalfGatedLinear, TiedDropout
 from resurge.nn import norm as make_norm
 from resurge.state import where
 
@@ -27,9 +27,18 @@ class Block(nn.Module):
         return self.mixer.initial_state(batch_size)
 
     def forward(
-        self, x: Tensor, state: Any = None, *, valid: Tensor | None = None, reset: Tensor | None = None
+        self,
+        x: Tensor,
+        state: Any = None,
+        *,
+        valid: Tensor | None = None,
+        reset: Tensor | None = None,
+        dt: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """x (B, T, D) to the same shape, and the mixer's state; valid (B, T) tells real steps from padding."""
+        """x (B, T, D) to the same shape, and the mixer's state; valid (B, T) tells real steps from padding.
+
+        dt (B, T) is for mixers that take it: `resurge.layer.run` lets it pass by the others.
+        """
         raise TypeError(f"{type(self).__name__} does not define forward")
 
 
@@ -43,25 +52,38 @@ class ResidualBlock(Block):
         norm: "batch", "layer" or "rms".
         prenorm: normalise the branch's input (as above), or else the sum: Norm(x + z).
         dropout: probability, with one mask shared over time.
+        half_glu: z ⊙ σ(W z + b) in the place of the GLU.
 
     Source: appendix B of arXiv 2303.06349.
     """
 
     def __init__(
-        self, mixer: RecurrentLayer, *, norm: str = "batch", prenorm: bool = True, dropout: float = 0.0
+        self,
+        mixer: RecurrentLayer,
+        *,
+        norm: str = "batch",
+        prenorm: bool = True,
+        dropout: float = 0.0,
+        half_glu: bool = False,
     ) -> None:
         super().__init__()
         self.mixer = mixer
         self.norm = make_norm(norm, mixer.d_model)
         self.prenorm = prenorm
-        self.glu = GatedLinear(mixer.d_model)
+        self.glu = (HalfGatedLinear if half_glu else GatedLinear)(mixer.d_model)
         self.dropout = TiedDropout(dropout)
 
     def forward(
-        self, x: Tensor, state: Any = None, *, valid: Tensor | None = None, reset: Tensor | None = None
+        self,
+        x: Tensor,
+        state: Any = None,
+        *,
+        valid: Tensor | None = None,
+        reset: Tensor | None = None,
+        dt: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         z = self.norm(x, valid) if self.prenorm else x
-        z, state = self.mixer(z, state, reset=reset)
+        z, state = run(self.mixer, z, state, reset=reset, dt=dt)
         z = self.dropout(self.glu(self.dropout(gelu(z))))
         x = x + z
         return (x if self.prenorm else self.norm(x, valid)), state
@@ -90,9 +112,15 @@ class MixerMLPBlock(Block):
         self.dropout = TiedDropout(dropout)
 
     def forward(
-        self, x: Tensor, state: Any = None, *, valid: Tensor | None = None, reset: Tensor | None = None
+        self,
+        x: Tensor,
+        state: Any = None,
+        *,
+        valid: Tensor | None = None,
+        reset: Tensor | None = None,
+        dt: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        z, state = self.mixer(self.norm(x, valid), state, reset=reset)
+        z, state = run(self.mixer, self.norm(x, valid), state, reset=reset, dt=dt)
         x = x + self.dropout(z)
         return x + self.dropout(self.mlp(self.mlp_norm(x, valid))), state
 
@@ -127,31 +155,48 @@ class Blocks(nn.Module):
         *,
         lengths: Tensor | None = None,
         reset: Tensor | None = None,
+        dt: Tensor | None = None,
     ) -> tuple[Tensor, StackState]:
         """Outputs (B, T, D), and the state after the last real step of each row.
 
         lengths (B,) tells how many steps of a row are real, padding on the right; what comes out at padding means
-        nothing.
+        nothing. dt (B, T) is the time since the step before, as in `resurge.layer.TimedLayer`, for the layers that
+        take it; what it is at padding means nothing.
         """
         if state is not None and len(state) != len(self.blocks):
             raise ResurgeError(f"state must have {len(self.blocks)} parts, one a block, and has {len(state)}")
+        if lengths is not None:
+            _check_lengths(lengths, x)
+        if dt is not None:
+            dt = self._times(dt, x, lengths)
         if lengths is None:
-            return self._run(x, state, None, reset)
-        _check_lengths(lengths, x)
+            return self._run(x, state, None, reset, dt)
         if state is None:
-            return self._run_aligned(x, lengths, reset)
-        return self._run_pieces(x, state, lengths, reset)
+            return self._run_aligned(x, lengths, reset, dt)
+        return self._run_pieces(x, state, lengths, reset, dt)
+
+    def _times(self, dt: Tensor, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """dt, 1 at padding, refused if no layer takes it."""
+        mixers = [block.mixer for block in self.blocks]
+        if not any(mixer.timed for mixer in mixers):  # type: ignore[union-attr]
+            kinds = ", ".join(dict.fromkeys(type(mixer).__name__ for mixer in mixers))
+            raise ResurgeError(f"dt is for layers in continuous time, and this stack has none: its layers are {kinds}")
+        if lengths is not None and dt.shape == x.shape[:2]:
+            dt = dt.masked_fill(torch.arange(x.shape[1], device=dt.device) >= lengths[:, None], 1)
+        return checked_times(dt, x)
 
     def _run(
-        self, x: Tensor, state: StackState | None, valid: Tensor | None, reset: Tensor | None
+        self, x: Tensor, state: StackState | None, valid: Tensor | None, reset: Tensor | None, dt: Tensor | None
     ) -> tuple[Tensor, StackState]:
         states = []
         for i, block in enumerate(self.blocks):
-            x, after = block(x, None if state is None else state[i], valid=valid, reset=reset)
+            x, after = block(x, None if state is None else state[i], valid=valid, reset=reset, dt=dt)
             states.append(after)
         return x, tuple(states)
 
-    def _run_aligned(self, x: Tensor, lengths: Tensor, reset: Tensor | None) -> tuple[Tensor, StackState]:
+    def _run_aligned(
+        self, x: Tensor, lengths: Tensor, reset: Tensor | None, dt: Tensor | None
+    ) -> tuple[Tensor, StackState]:
         """From the initial state: move the real steps of each row to its end, where the state is read, and start
         the row anew at the first of them. One pass, whatever the lengths."""
         T = x.shape[1]
@@ -162,14 +207,16 @@ class Blocks(nn.Module):
         starts = steps == shift
         if reset is not None:
             starts = starts | (reset.gather(1, source) & valid)
+        if dt is not None:
+            dt = dt.gather(1, source)
         x = x.gather(1, source[..., None].expand_as(x))
-        y, state = self._run(x, None, valid, starts)
+        y, state = self._run(x, None, valid, starts, dt)
         state = where(lengths > 0, state, self.initial_state(len(lengths)))  # a row of padding alone has no first step
         back = ((steps + shift) % T)[..., None].expand_as(y)
         return y.gather(1, back), state
 
     def _run_pieces(
-        self, x: Tensor, state: StackState, lengths: Tensor, reset: Tensor | None
+        self, x: Tensor, state: StackState, lengths: Tensor, reset: Tensor | None, dt: Tensor | None
     ) -> tuple[Tensor, StackState]:
         """From a given state: in pieces that end where some row ends, each row keeping the state of its own end."""
         outputs = []
@@ -177,7 +224,8 @@ class Blocks(nn.Module):
             piece = slice(start, stop)
             going = lengths > start
             valid = going[:, None].expand(-1, stop - start)
-            y, after = self._run(x[:, piece], state, valid, None if reset is None else reset[:, piece])
+            resets, times = (None if per_step is None else per_step[:, piece] for per_step in (reset, dt))
+            y, after = self._run(x[:, piece], state, valid, resets, times)
             state = where(going, after, state)
             outputs.append(y)
         return torch.cat(outputs, 1), state
@@ -186,11 +234,15 @@ class Blocks(nn.Module):
 class Stack(Blocks):
     """`depth` residual blocks, one after the other, each around a mixer of its own.
 
+    Where the start of a layer depends on its place or on the depth, or layers share parameters (`HGRN`, `RWKV4`,
+    `Mamba`, `Hawk`), the stack sees to it, unless the layer's own options say otherwise (`RecurrentLayer.stacked`).
+    `Blocks` takes its blocks as they are.
+
     Args:
         make_mixer: called once a block; gives its recurrent layer, for example
             `lambda: LRU(128, 256, r_min=0.9, r_max=0.99)`.
         depth: number of blocks.
-        norm, prenorm, dropout: as in `ResidualBlock`.
+        norm, prenorm, dropout, half_glu: as in `ResidualBlock`.
     """
 
     def __init__(
@@ -201,10 +253,15 @@ class Stack(Blocks):
         norm: str = "batch",
         prenorm: bool = True,
         dropout: float = 0.0,
+        half_glu: bool = False,
     ) -> None:
         if depth < 1:
             raise ResurgeError(f"depth must be at least 1, and is {depth}")
-        super().__init__(ResidualBlock(make_mixer(), norm=norm, prenorm=prenorm, dropout=dropout) for _ in range(depth))
+        super().__init__(
+            ResidualBlock(make_mixer(), norm=norm, prenorm=prenorm, dropout=dropout, half_glu=half_glu)
+            for _ in range(depth)
+        )
+        settle({place: block.mixer for place, block in enumerate(self.blocks)}, depth)  # type: ignore[misc]
 
 
 def _check_lengths(lengths: Tensor, x: Tensor) -> None:

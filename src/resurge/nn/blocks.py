@@ -104,3 +104,14 @@ class GatedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return glu(self.linear(x), -1)
+
+
+class HalfGatedLinear(nn.Module):
+    """The gate alone: y = x ⊙ σ(W x + b), half the weights of `GatedLinear`. Source: the code of arXiv 2208.04933."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(d_model, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.linear(x))

@@ -1,6 +1,7 @@
 """What the real and the complex HGRN share: forget gates bounded from below, and bounds that a stack learns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,11 @@ class BoundedGateRNN(GatedRNN):
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, d_model)
 
+    @classmethod
+    def stacked(cls, layers: Mapping[int, Self], depth: int) -> None:
+        if len(layers) > 1 and not any(layer.lower_bound for layer in layers.values()):
+            share_lower_bounds(list(layers.values()))
+
     def extra_repr(self) -> str:
         return f"d_model={self.d_model}, lower_bound={self.lower_bound if self.bounds is None else 'learned'}"
 
@@ -84,8 +90,11 @@ class BoundedGateRNN(GatedRNN):
 def share_lower_bounds(layers: Sequence[BoundedGateRNN]) -> LowerBounds:
     """Let the layers of a stack, first to last, learn their lower bounds together; their own constant ones end.
 
-        stack = Stack(lambda: HGRN(64), 4)
-        share_lower_bounds([block.mixer for block in stack.blocks])
+    `Stack` does so with layers that are given none. In another stack:
+
+        layers = [HGRN(64) for _ in range(4)]
+        share_lower_bounds(layers)
+        stack = Blocks(MixerMLPBlock(layer, GatedMLP(64, 128)) for layer in layers)
 
     Each layer holds the same module, as tied weights do: `model.parameters()` and `param_groups(model)` have its Γ
     once, `state_dict()` has it under each layer's name, and a copy of the whole stack shares it again.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from resurge.layer import RecurrentLayer
-from resurge.ops import diagonal_scan, diagonal_scan_pairs
+from resurge.nn.recurrence import Recurrence
 
 
 class GatedState(NamedTuple):
@@ -46,10 +46,12 @@ class GatedRNN(RecurrentLayer):
     ) -> GatedState:
         return GatedState(self.zeros(batch_size, self.d_state, device=device, dtype=dtype))
 
-    def scan(self, x: Tensor, state: GatedState, reset: Tensor | None) -> tuple[Tensor, GatedState]:
+    def recurrence(self, x: Tensor, state: GatedState, reset: Tensor | None) -> Recurrence:
         a, b = self.coefficients(x)
-        h, h_last = diagonal_scan(a, b, state.h, reset=reset)
-        return self.readout(h.to(x.dtype), x), GatedState(h_last)
+        return Recurrence(a, b, state.h, lambda h, h_last: (self.readout(h.to(x.dtype), x), GatedState(h_last)))
+
+    def scan(self, x: Tensor, state: GatedState, reset: Tensor | None) -> tuple[Tensor, GatedState]:
+        return self.recurrence(x, state, reset).run(reset)
 
     def step(self, x_t: Tensor, state: GatedState) -> tuple[Tensor, GatedState]:
         self._check_step(x_t)
@@ -68,11 +70,6 @@ class ComplexGatedRNN(GatedRNN):
         self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> GatedState:
         return GatedState(self.zeros(batch_size, 2, self.d_state, device=device, dtype=dtype))
-
-    def scan(self, x: Tensor, state: GatedState, reset: Tensor | None) -> tuple[Tensor, GatedState]:
-        a, b = self.coefficients(x)
-        h, h_last = diagonal_scan_pairs(a, b, state.h, reset=reset)
-        return self.readout(h.to(x.dtype), x), GatedState(h_last)
 
     def _product(self, a: Tensor, h: Tensor) -> Tensor:
         (a_re, a_im), (h_re, h_im) = a.unbind(-2), h.unbind(-2)

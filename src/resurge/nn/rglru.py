@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from resurge.errors import ResurgeError, at_least
+from resurge.ops.gradient import bounded_sqrt
 from resurge.paper import Paper
 
 GRIFFIN = Paper(
@@ -65,3 +66,8 @@ class RGLRUGates(nn.Module):
     def _gate(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         heads = x.unflatten(-1, (self.n_heads, -1))
         return torch.sigmoid((torch.einsum("bthi,hij->bthj", heads, weight) + bias).flatten(2))
+
+
+def plain(log_a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """a and sqrt(1 - a²) ⊙ v: what `normalized_decay_scan` makes of its arguments on the way."""
+    return torch.exp(log_a), bounded_sqrt(-torch.expm1(2 * log_a)) * v

@@ -5,6 +5,7 @@ from types import ModuleType
 from resurge.errors import unknown
 from resurge.recipes import (
     aaren,
+    babyhgrn,
     gated_rnn_attention,
     gateloop,
     griffin,
@@ -14,12 +15,16 @@ from resurge.recipes import (
     lru,
     lsrl,
     lssl,
+    mamba,
+    mamba_nd,
     mingru,
     recurrentgemma,
     rwkv4,
     s4d,
     s5,
     scrn,
+    stuffed_mamba,
+    temporal_rnn,
 )
 from resurge.recipes.base import Check, Experiment, ModelConfig, System, TrainConfig, from_dict, override, to_dict
 
@@ -54,6 +59,11 @@ _SYSTEMS: tuple[ModuleType, ...] = (
     scrn,
     aaren,
     rwkv4,
+    temporal_rnn,
+    mamba,
+    mamba_nd,
+    stuffed_mamba,
+    babyhgrn,
 )
 
 

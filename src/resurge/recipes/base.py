@@ -29,8 +29,10 @@ class ModelConfig:
     """Probability, one mask a sequence and channel."""
     pool: str = "mean"
     """How a classifier sums up time: "mean" or "last"."""
+    half_glu: bool = False
+    """Gate the output of a block by itself, x ⊙ σ(W x), in the place of a GLU: as in S5, and the LRU's Path-X."""
     bidirectional: bool = False
-    """A second layer a block runs from the end; such a model cannot stream."""
+    """Every layer runs from the end too, as its paper has it or else as a second layer; such a model cannot stream."""
 
 
 @dataclass

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from resurge.data import Text
 from resurge.layers import LRU, RGLRU, options_type
-from resurge.recipes.base import Check, Experiment, ModelConfig, TrainConfig
+from resurge.recipes import experiments
+from resurge.recipes.base import Check, Experiment
 from resurge.recipes.tasks import Copying, copying_accuracy
 
 PAPER = RGLRU.PAPER
@@ -17,11 +17,7 @@ CLAIM = (
 
 def text() -> Experiment:
     """The next byte of text, as in `lru/text`, by gated recurrences."""
-    return Experiment(
-        data=Text(),
-        model=ModelConfig(options_type("rglru")(), d_model=192, depth=3, norm="rms"),
-        train=TrainConfig(lr=4e-3, lr_factor=1.0, weight_decay=0.01, batch_size=16, max_steps=1000, val_steps=250),
-    )
+    return experiments.text(options_type("rglru")(), d_model=192)
 
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {"text": text}

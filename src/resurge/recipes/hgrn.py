@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from resurge.layers import HGRN
-from resurge.models import SequenceClassifier, Stack
+from resurge.layers import HGRN, options_type
+from resurge.models import Blocks, ResidualBlock, SequenceClassifier
 from resurge.nn import LastPool
+from resurge.recipes import experiments
 from resurge.recipes.base import Check, Experiment
 from resurge.recipes.trial import minimise
 
@@ -20,7 +21,16 @@ CLAIM = (
     "near and the upper one keeps what is far. With both bounds low the far is lost, with both high the near."
 )
 
-EXPERIMENTS: dict[str, Callable[[], Experiment]] = {}
+
+def text() -> Experiment:
+    """The next byte of text; the layers learn their lower bounds together.
+
+    One run: 2.93 bits a byte after 100 of its 1,000 steps.
+    """
+    return experiments.text(options_type("hgrn")())
+
+
+EXPERIMENTS: dict[str, Callable[[], Experiment]] = {"text": text}
 
 _SYMBOLS = 8
 _ASK = 2 * _SYMBOLS  # tokens 0 to 7 are the stream, 8 to 15 may stand first, then the question mark
@@ -59,8 +69,8 @@ def accuracy(config: NearAndFar, bounds: tuple[float, float]) -> tuple[float, fl
     """Share of right answers about the near and the far symbol, after training with these lower bounds."""
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    mixers = iter([HGRN(config.d_model, lower_bound=bound) for bound in bounds])
-    stack = Stack(lambda: next(mixers), len(bounds), norm="layer")
+    layers = [HGRN(config.d_model, lower_bound=bound) for bound in bounds]
+    stack = Blocks(ResidualBlock(layer, norm="layer") for layer in layers)
     encoder = nn.Embedding(_ASK + 1, config.d_model)
     model = SequenceClassifier(encoder, stack, 2 * _SYMBOLS, pool=LastPool()).to(config.device)
 

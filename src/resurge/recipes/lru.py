@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from resurge.data import IMDB, PSMNIST, SCIFAR, SMNIST, Adding, Copying, Digits, ListOps, Series, Text
-from resurge.data.base import Task
+from resurge.data import IMDB, PSMNIST, SCIFAR, SMNIST, Adding, Copying, Digits, Series, Text
 from resurge.layer import RecurrentLayer
-from resurge.layers import LRU, DiagonalExp, DiagonalReIm, DiagonalStableExp, LayerOptions, options_type
+from resurge.layers import LRU, DiagonalExp, DiagonalReIm, DiagonalStableExp
 from resurge.recipes.base import Check, Experiment, ModelConfig, TrainConfig
+from resurge.recipes.lra import listops, pathfinder, pathx, retrieval, ring, scifar_colour
 from resurge.recipes.trial import minimise
 
 PAPER = LRU.PAPER
@@ -24,25 +24,12 @@ CLAIM = (
 )
 
 
-def _ring(d_state: int, r_min: float, r_max: float, max_phase: float = 2 * math.pi) -> LayerOptions:
-    layer: LayerOptions = options_type("lru")(d_state=d_state, r_min=r_min, r_max=r_max, max_phase=max_phase)
-    return layer
-
-
 def digits() -> Experiment:
     """Small images of digits, pixel by pixel: comes with scikit-learn, under a minute on two cores."""
     return Experiment(
         data=Digits(),
-        model=ModelConfig(_ring(64, 0.5, 0.99), d_model=64, depth=2, dropout=0.1),
+        model=ModelConfig(ring(64, 0.5, 0.99), d_model=64, depth=2, dropout=0.1),
         train=TrainConfig(lr=6e-3, lr_factor=0.5, batch_size=32, eval_batch_size=256, epochs=25),
-    )
-
-
-def _mnist(data: Task, max_phase: float) -> Experiment:
-    return Experiment(
-        data=data,
-        model=ModelConfig(_ring(64, 0.9, 0.999, max_phase), d_model=64, depth=3, dropout=0.05),
-        train=TrainConfig(lr=6e-3, lr_factor=0.5, batch_size=20, epochs=3, val_steps=1000),
     )
 
 
@@ -52,19 +39,32 @@ def smnist() -> Experiment:
     Strokes are slow along a row of pixels, so the phases are: at most 0.6. With phases up to 2π the same model was
     right on three quarters of the images when this one was right on nine tenths (400 steps).
     """
-    return _mnist(SMNIST(), 0.6)
+    return Experiment(
+        data=SMNIST(),
+        model=ModelConfig(ring(64, 0.9, 0.999, 0.6), d_model=64, depth=3, dropout=0.05),
+        train=TrainConfig(lr=6e-3, lr_factor=0.5, batch_size=20, epochs=3, val_steps=1000),
+    )
 
 
 def psmnist() -> Experiment:
-    """MNIST, pixel by pixel in a fixed random order."""
-    return _mnist(PSMNIST(), 2 * math.pi)
+    """MNIST, pixel by pixel in a fixed random order: 96.7 % of the test digits after 34 minutes of one core (seed 0).
+
+    The order leaves nothing to find between neighbours, but the whole image has to be there at the end: so one layer
+    whose slow states keep it all, and the last output answers. After 300 steps this was right on 89 % of the digits
+    where the mean over time was right on 45 %.
+    """
+    return Experiment(
+        data=PSMNIST(),
+        model=ModelConfig(ring(192, 0.99, 0.9999), d_model=96, depth=1, norm="layer", dropout=0.1, pool="last"),
+        train=TrainConfig(lr=6e-3, lr_factor=0.5, batch_size=32, epochs=6, val_steps=860),
+    )
 
 
 def scifar() -> Experiment:
     """CIFAR-10 in grey, pixel by pixel. Table 9 of the paper, whose images are in colour; for a GPU."""
     return Experiment(
         data=SCIFAR(),
-        model=ModelConfig(_ring(384, 0.9, 0.999), d_model=512, depth=6, dropout=0.1),
+        model=ModelConfig(ring(384, 0.9, 0.999), d_model=512, depth=6, dropout=0.1),
         train=TrainConfig(lr=4e-3, lr_factor=0.25, batch_size=50, max_steps=180_000, log_steps=100),
     )
 
@@ -73,19 +73,10 @@ def imdb() -> Experiment:
     """Film reviews, byte by byte: up to 4,096 steps. Table 9 of the paper; for a GPU."""
     return Experiment(
         data=IMDB(),
-        model=ModelConfig(_ring(192, 0.5, 0.9), d_model=256, depth=6, dropout=0.1),
+        model=ModelConfig(ring(192, 0.5, 0.9), d_model=256, depth=6, dropout=0.1),
         train=TrainConfig(
             lr=4e-3, lr_factor=0.1, batch_size=32, eval_batch_size=32, max_steps=50_000, log_steps=100
         ),  # the paper leaves lr open; this is what S5 used
-    )
-
-
-def listops() -> Experiment:
-    """Nested expressions of up to 2,000 tokens. Table 9 of the paper; for a GPU."""
-    return Experiment(
-        data=ListOps(),
-        model=ModelConfig(_ring(256, 0.0, 0.99), d_model=128, depth=6),
-        train=TrainConfig(lr=3e-3, lr_factor=0.5, batch_size=32, eval_batch_size=64, max_steps=80_000, log_steps=100),
     )
 
 
@@ -93,7 +84,7 @@ def text() -> Experiment:
     """The next byte of text; by default of Python's standard library, three minutes on two cores."""
     return Experiment(
         data=Text(),
-        model=ModelConfig(_ring(128, 0.5, 0.99), d_model=128, depth=3, norm="rms"),
+        model=ModelConfig(ring(128, 0.5, 0.99), d_model=128, depth=3, norm="rms"),
         train=TrainConfig(
             lr=6e-3, lr_factor=0.5, weight_decay=0.01, batch_size=16, eval_batch_size=64, max_steps=1200, val_steps=400
         ),
@@ -104,22 +95,30 @@ def series() -> Experiment:
     """Labelled series of yours, from a file: `--path train.csv`."""
     return Experiment(
         data=Series(),
-        model=ModelConfig(_ring(64, 0.5, 0.99), d_model=64, depth=2, dropout=0.1),
+        model=ModelConfig(ring(64, 0.5, 0.99), d_model=64, depth=2, dropout=0.1),
         train=TrainConfig(lr=4e-3, lr_factor=0.5, batch_size=16, max_steps=600, val_steps=30),
     )
 
 
 def adding() -> Experiment:
-    """Two marked numbers among 5,000 to be added up; `--length` makes it shorter. Not calibrated yet.
+    """Two marked numbers among 5,000 to be added up; `--length` makes it shorter. Twelve minutes of one core.
 
     The last output answers, since a mean over time would add up without any memory; so the ring starts where states
-    remember a thousand steps and more, with the slow phases that the paper gives to its longest task. At length 200,
-    one run of 600 steps did not beat the answer 1.
+    remember more than the whole series, with phases that turn less than once in it. The norm is over the batch: over
+    the channels, nothing was learnt, at 500 steps neither. One run: a mean squared error of 0.003.
     """
     return Experiment(
         data=Adding(),
-        model=ModelConfig(_ring(128, 0.999, 0.9999, math.pi / 50), d_model=64, depth=2, norm="layer", pool="last"),
-        train=TrainConfig(lr=2e-3, lr_factor=0.5, batch_size=50, eval_batch_size=100, max_steps=6_000, val_steps=500),
+        model=ModelConfig(ring(64, 0.9999, 0.99999, 3e-4), d_model=32, depth=2, norm="batch", pool="last"),
+        train=TrainConfig(
+            lr=5e-3,
+            lr_factor=0.5,
+            weight_decay=0.0,
+            batch_size=50,
+            eval_batch_size=100,
+            max_steps=1_000,
+            val_steps=250,
+        ),
     )
 
 
@@ -130,7 +129,7 @@ def copying() -> Experiment:
     """
     return Experiment(
         data=Copying(),
-        model=ModelConfig(_ring(256, 0.99, 0.9999), d_model=64, depth=2, norm="layer"),
+        model=ModelConfig(ring(256, 0.99, 0.9999), d_model=64, depth=2, norm="layer"),
         train=TrainConfig(lr=4e-3, lr_factor=0.5, batch_size=32, eval_batch_size=100, max_steps=6_000, val_steps=500),
     )
 
@@ -140,8 +139,12 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     "smnist": smnist,
     "psmnist": psmnist,
     "scifar": scifar,
+    "scifar_colour": scifar_colour,
     "imdb": imdb,
     "listops": listops,
+    "retrieval": retrieval,
+    "pathfinder": pathfinder,
+    "pathx": pathx,
     "adding": adding,
     "copying": copying,
     "text": text,

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from resurge.data import PSMNIST, Digits
 from resurge.layers import LSSL, options_type
 from resurge.nn import hippo
 from resurge.nn.diagonal import wide
-from resurge.recipes.base import Check, Experiment, ModelConfig, TrainConfig
+from resurge.recipes import experiments
+from resurge.recipes.base import Check, Experiment
 from resurge.recipes.delay import Delay, residual, trained
 
 PAPER = LSSL.PAPER
@@ -24,20 +24,12 @@ CLAIM = (
 
 def digits() -> Experiment:
     """Small images of digits, pixel by pixel."""
-    return Experiment(
-        data=Digits(),
-        model=ModelConfig(options_type("lssl")(d_state=16), d_model=32, depth=2, dropout=0.1),
-        train=TrainConfig(lr=6e-3, lr_factor=0.1, batch_size=32, eval_batch_size=256, epochs=25),
-    )
+    return experiments.digits(options_type("lssl")(d_state=16), d_model=32, lr_factor=0.1)
 
 
 def psmnist() -> Experiment:
     """MNIST, pixel by pixel in a fixed random order. The layer runs step by step here: for long patience."""
-    return Experiment(
-        data=PSMNIST(),
-        model=ModelConfig(options_type("lssl")(d_state=32), d_model=64, depth=3, dropout=0.05),
-        train=TrainConfig(lr=4e-3, lr_factor=0.1, batch_size=20, epochs=3, val_steps=1000),
-    )
+    return experiments.psmnist(options_type("lssl")(d_state=32), lr=4e-3, lr_factor=0.1)
 
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {"digits": digits, "psmnist": psmnist}

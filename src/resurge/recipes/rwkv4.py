@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from resurge.data import Text
 from resurge.layers import RWKV4, options_type
 from resurge.models import LanguageModel, rwkv4
-from resurge.recipes.base import Check, Experiment, ModelConfig, TrainConfig
+from resurge.recipes import experiments
+from resurge.recipes.base import Check, Experiment
 from resurge.recipes.trial import minimise
 
 PAPER = RWKV4.PAPER
@@ -25,11 +26,7 @@ CLAIM = (
 
 def text() -> Experiment:
     """The next byte of text, as in `lru/text`, by time mixing."""
-    return Experiment(
-        data=Text(),
-        model=ModelConfig(options_type("rwkv4")(), d_model=192, depth=3, norm="layer"),
-        train=TrainConfig(lr=4e-3, lr_factor=1.0, weight_decay=0.01, batch_size=16, max_steps=1000, val_steps=250),
-    )
+    return experiments.text(options_type("rwkv4")(), d_model=192, norm="layer")
 
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {"text": text}

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from resurge.data import PSMNIST, Digits
 from resurge.layers import S4DInv, S4DLegS, S4DLin, options_type
-from resurge.recipes.base import Check, Experiment, ModelConfig, TrainConfig
+from resurge.recipes import experiments
+from resurge.recipes.base import Check, Experiment
 from resurge.recipes.delay import Delay, trained
 
 PAPER = S4DLin.PAPER
@@ -21,20 +21,12 @@ CLAIM = (
 
 def digits() -> Experiment:
     """Small images of digits, pixel by pixel."""
-    return Experiment(
-        data=Digits(),
-        model=ModelConfig(options_type("s4dlin")(d_state=16), d_model=64, depth=2, dropout=0.1),
-        train=TrainConfig(lr=6e-3, lr_factor=0.25, batch_size=32, eval_batch_size=256, epochs=25),
-    )
+    return experiments.digits(options_type("s4dlin")(d_state=16), lr_factor=0.25)
 
 
 def psmnist() -> Experiment:
     """MNIST, pixel by pixel in a fixed random order."""
-    return Experiment(
-        data=PSMNIST(),
-        model=ModelConfig(options_type("s4dlin")(d_state=32), d_model=64, depth=3, dropout=0.05),
-        train=TrainConfig(lr=6e-3, lr_factor=0.25, batch_size=20, epochs=3, val_steps=1000),
-    )
+    return experiments.psmnist(options_type("s4dlin")(d_state=32), lr_factor=0.25)
 
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {"digits": digits, "psmnist": psmnist}

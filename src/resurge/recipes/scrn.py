@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from resurge.layers import SCRN
+from resurge.layers import SCRN, options_type
+from resurge.recipes import experiments
 from resurge.recipes.base import Check, Experiment
 from resurge.recipes.trial import minimise
 
@@ -19,7 +20,16 @@ CLAIM = (
     "units that do not keep anything (α = 0) guesses."
 )
 
-EXPERIMENTS: dict[str, Callable[[], Experiment]] = {}
+
+def text() -> Experiment:
+    """The next byte of text, by as many units as the paper's smallest network with a context; step by step.
+
+    One run: 3.42 bits a byte after 100 of its 1,000 steps.
+    """
+    return experiments.text(options_type("scrn")(d_state=100, d_context=40))
+
+
+EXPERIMENTS: dict[str, Callable[[], Experiment]] = {"text": text}
 
 
 @dataclass

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, gelu
+from torch.nn.functional import cross_entropy
 
 from resurge.layer import TimedLayer
-from resurge.nn import GatedLinear, LayerNorm
+from resurge.models import SequenceClassifier, Stack
 from resurge.recipes.trial import minimise
 
 
@@ -36,22 +36,6 @@ class Uneven:
     lr: float = 1e-2
 
 
-class Classifier(nn.Module):
-    """One residual block around a layer that may be told the time, and the mean over time."""
-
-    def __init__(self, layer: TimedLayer, classes: int) -> None:
-        super().__init__()
-        d = layer.d_model
-        self.encoder, self.norm, self.layer, self.glu = nn.Linear(1, d), LayerNorm(d), layer, GatedLinear(d)
-        self.head = nn.Linear(d, classes)
-
-    def forward(self, x: Tensor, dt: Tensor | None) -> Tensor:
-        x = self.encoder(x[..., None])
-        y, _ = self.layer(self.norm(x), dt=dt)
-        scores: Tensor = self.head((x + self.glu(gelu(y))).mean(1))
-        return scores
-
-
 def sinusoids(config: Uneven, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Samples (rows, length), the gaps before them (rows, length), and the classes (rows,).
 
@@ -70,11 +54,12 @@ def accuracy(config: Uneven, layer: Callable[[], TimedLayer], *, timed: bool) ->
     """Share of new series that are told right, by a model that is told the gaps or is not."""
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    model = Classifier(layer(), config.classes).to(config.device)
+    stack = Stack(layer, 1, norm="layer")
+    model = SequenceClassifier(nn.Linear(1, config.d_model), stack, config.classes).to(config.device)
 
     def answer(rows: int) -> tuple[Tensor, Tensor]:
         x, dt, label = (v.to(config.device) for v in sinusoids(config, rows, generator))
-        return model(x, dt if timed else None), label
+        return model(x[..., None], dt=dt if timed else None)[0], label
 
     def loss() -> Tensor:
         return cross_entropy(*answer(config.batch_size))

@@ -7,8 +7,8 @@ from torch import nn
 from resurge import layers
 from resurge.data.base import InputSpec
 from resurge.errors import ResurgeError, at_least, unknown
-from resurge.layer import Bidirectional, RecurrentLayer
-from resurge.models import LanguageModel, SequenceClassifier, SequenceRegressor, Stack
+from resurge.layer import RecurrentLayer
+from resurge.models import LanguageModel, PairClassifier, SequenceClassifier, SequenceRegressor, Stack
 from resurge.nn import LastPool, MeanPool, Pool
 from resurge.recipes.base import ModelConfig
 
@@ -30,6 +30,7 @@ def build_model(config: ModelConfig, spec: InputSpec) -> nn.Module:
         norm=config.norm,
         prenorm=config.prenorm,
         dropout=config.dropout,
+        half_glu=config.half_glu,
     )
     if spec.target == "next_token":
         if config.bidirectional:
@@ -42,13 +43,11 @@ def build_model(config: ModelConfig, spec: InputSpec) -> nn.Module:
         encoder: nn.Module = nn.Embedding(spec.d_input, config.d_model)
     else:
         encoder = nn.Linear(spec.d_input, config.d_model)
-    kind = SequenceClassifier if spec.target == "class" else SequenceRegressor
-    return kind(encoder, stack, spec.d_output, pool=_POOLS[config.pool]())
+    kinds = {"class": PairClassifier if spec.pairs else SequenceClassifier, "value": SequenceRegressor}
+    return kinds[spec.target](encoder, stack, spec.d_output, pool=_POOLS[config.pool]())
 
 
 def _mixer(config: ModelConfig) -> RecurrentLayer:
-    def layer() -> RecurrentLayer:
-        options = {f.name: getattr(config.layer, f.name) for f in fields(config.layer)}  # type: ignore[arg-type]
-        return layers.create(config.layer.NAME, config.d_model, **options)
-
-    return Bidirectional(layer(), layer()) if config.bidirectional else layer()
+    options = {f.name: getattr(config.layer, f.name) for f in fields(config.layer)}  # type: ignore[arg-type]
+    make = layers.bidirectional if config.bidirectional else layers.create
+    return make(config.layer.NAME, config.d_model, **options)

@@ -45,7 +45,7 @@ class TrainingModule(lightning.LightningModule):
         outputs, _ = self.model(batch.inputs, lengths=batch.lengths)
         loss, sums = measure(outputs, batch, self.spec)
         self.progress.sums = self.progress.sums.to(sums.device) + sums
-        self.tokens += batch.inputs.shape[0] * batch.inputs.shape[1]
+        self.tokens += batch.steps
         return loss
 
     def on_validation_start(self) -> None:

@@ -143,9 +143,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def check_same(path: Path, recipe: str, experiment: Experiment, config: dict[str, Any]) -> None:
-    """Refuse to continue a run with other settings than it was started with; the first that differs is named."""
+    """Refuse to continue a run with other settings than it was started with; the first that differs is named.
+
+    A setting that was not there yet when the run was started is at its default.
+    """
     given = {"recipe": recipe, **_flat(to_dict(experiment), "")}
-    kept = {"recipe": config["recipe"], **_flat(config["experiment"], "")}
+    begun = from_dict(str(config["recipe"]), config["experiment"])
+    kept = {"recipe": config["recipe"], **_flat(to_dict(begun), "")}
     for name in [*given, *kept]:
         if given.get(name) != kept.get(name):
             raise ResurgeError(

@@ -134,24 +134,31 @@ def _scan(
 ) -> tuple[Tensor, Tensor]:
     """Bring the arguments into the operator's form: real, (1 or B, 1 or T, ...), float32 or float64; and dispatch."""
     dtype = torch.float64 if torch.float64 in (x.dtype, a.dtype) else torch.float32
-    if a.shape == x.shape[2:]:
-        a = a[None]
-    if a.dim() < x.dim():
-        a = a[None]
+    a = with_axes(a, x)
     if a.shape[1] == 1 and form != PLAIN:  # too few to be worth fusing
         a, x, form = *_plain(a, x, form), PLAIN
     h0 = x.new_zeros(x.shape[:1] + x.shape[2:], dtype=dtype) if h0 is None else h0.to(dtype)
-    cut = reset
-    if reverse and reset is not None:  # seen from the other side, the link between t-1 and t belongs to t-1
-        cut = torch.cat([reset[:, 1:], torch.zeros_like(reset[:, :1])], 1)
+    cut = behind(reset) if reverse and reset is not None else reset
     serving = select(x)
     if serving == "triton" and dtype == torch.float32:  # its kernels read and write half precision themselves
         h, h_last = _diagonal_scan(a, x, h0, cut, reverse, form)
     elif serving in ("triton", "numba"):
         h, h_last = _diagonal_scan(a.to(dtype), x.to(dtype), h0, cut, reverse, form)
     else:
-        h, h_last = _composable(serving, a.to(dtype), x.to(dtype), h0, cut, reverse, form)
+        h, h_last = composed(serving, a.to(dtype), x.to(dtype), h0, cut, reverse, form)
     return h.to(x.dtype), h_last
+
+
+def with_axes(a: Tensor, x: Tensor) -> Tensor:
+    """Coefficients of any shape allowed as (1 or B, 1 or T, ...)."""
+    if a.shape == x.shape[2:]:
+        a = a[None]
+    return a[None] if a.dim() < x.dim() else a
+
+
+def behind(reset: Tensor) -> Tensor:
+    """The cuts for a scan in reverse: seen from the other side, the link between t-1 and t belongs to t-1."""
+    return torch.cat([reset[:, 1:], torch.zeros_like(reset[:, :1])], 1)
 
 
 def _plain(a: Tensor, x: Tensor, form: int) -> tuple[Tensor, Tensor]:
@@ -161,7 +168,7 @@ def _plain(a: Tensor, x: Tensor, form: int) -> tuple[Tensor, Tensor]:
     return (a if form == PLAIN else torch.exp(a)), x
 
 
-def _composable(
+def composed(
     serving: str, a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, form: int
 ) -> tuple[Tensor, Tensor]:
     """The scan as plain PyTorch, differentiable any number of times and in any mode."""
@@ -215,7 +222,7 @@ def _backward(ctx, dh: Tensor, dh_last: Tensor):  # type: ignore[no-untyped-def]
     if torch.is_grad_enabled():
 
         def scan(a: Tensor, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
-            h, h_last = _composable("torch", a.to(h0.dtype), x.to(h0.dtype), h0, cut, ctx.reverse, ctx.form)
+            h, h_last = composed("torch", a.to(h0.dtype), x.to(h0.dtype), h0, cut, ctx.reverse, ctx.form)
             return h.to(x.dtype), h_last
 
         da, dx, dh0 = again(scan, (a, x, h0), (dh, dh_last))

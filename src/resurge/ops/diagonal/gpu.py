@@ -75,43 +75,46 @@ def _plain(a_re, x_re, FORM: tl.constexpr):
 
 
 @triton.jit
-def _place(T, D, length, pieces, BLOCK_D: tl.constexpr):
-    """(row of the batch, piece, first and last step, channels) of this program."""
+def _place(D, length, pieces, BLOCK_D: tl.constexpr):
+    """(row of the batch, piece, channels) of this program."""
     blocks = tl.cdiv(D, BLOCK_D)
     program = tl.program_id(0)
     d = (program % blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
     piece = (program // blocks) % pieces
-    b = (program // blocks // pieces).to(tl.int64)
+    return (program // blocks // pieces).to(tl.int64), piece, d
+
+
+@triton.jit
+def _steps(T, length, piece, REVERSE: tl.constexpr):
+    """(time of the first step, number of steps) of a piece of the scan."""
     start = piece * length
-    return b, piece, start, tl.minimum(start + length, T), d
+    return T - 1 - start if REVERSE else start, tl.minimum(length, T - start)
 
 
-@triton.jit(do_not_specialize=["T", "length", "pieces"])
-def diagonal_summary(
-    a, x, cut, gain, end, T, D, length, pieces, a_b, a_t,
+@triton.jit
+def _summary(
+    a, x, cut, b, t_0, n, T, D, d, a_b, a_t, dtype: tl.constexpr,
     COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr, BACKWARD: tl.constexpr, CUT: tl.constexpr,
     BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """A piece as the map state -> gain * state + end. BACKWARD: of the gradient carried from behind."""
+    """(gain, end) of n steps from t_0 on."""
     R: tl.constexpr = 2 if COMPLEX else 1
-    b, piece, start, stop, d = _place(T, D, length, pieces, BLOCK_D)
-    dtype: tl.constexpr = end.dtype.element_ty
     inside = d < D
     p_re, p_im = tl.full([BLOCK_D], 1.0, dtype), tl.full([BLOCK_D], 0.0, dtype)
     e_re, e_im = tl.full([BLOCK_D], 0.0, dtype), tl.full([BLOCK_D], 0.0, dtype)
-    for k in range(0, stop - start, UNROLL):
+    for k in range(0, n, UNROLL):
         loaded = ()
         for u in tl.static_range(UNROLL):
-            step = stop - 1 - k - u if BACKWARD else start + k + u
-            t = T - 1 - step if REVERSE else step
-            mask = inside & (k + u < stop - start)
+            step = n - 1 - k - u if BACKWARD else k + u
+            t = t_0 - step if REVERSE else t_0 + step
+            mask = inside & (k + u < n)
             loaded = loaded + (
                 _load(a, (b * a_b + t * a_t) * R * D + d, D, mask, dtype, COMPLEX),
                 _load(x, (b * T + t) * R * D + d, D, mask, dtype, COMPLEX),
-                _linked(cut, b * T + t, k + u < stop - start, CUT),
+                _linked(cut, b * T + t, k + u < n, CUT),
             )
         for u in tl.static_range(UNROLL):
-            within = k + u < stop - start
+            within = k + u < n
             a_re, a_im = loaded[3 * u]
             x_re, x_im = loaded[3 * u + 1]
             n_re, n_im = e_re, e_im
@@ -131,9 +134,122 @@ def diagonal_summary(
                 n_re, n_im = n_re + x_re, n_im + x_im
             e_re, e_im = tl.where(within, n_re, e_re), tl.where(within, n_im, e_im)
             p_re, p_im = tl.where(within, q_re, p_re), tl.where(within, q_im, p_im)
+    return p_re, p_im, e_re, e_im
+
+
+@triton.jit
+def _forward(
+    a, x, cut, h, re, im, b, t_0, n, T, D, d, a_b, a_t,
+    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr, CUT: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """n steps from t_0 on, and the state after them, from the state (re, im) before them."""
+    R: tl.constexpr = 2 if COMPLEX else 1
+    inside = d < D
+    for k in range(0, n, UNROLL):
+        loaded = ()
+        for u in tl.static_range(UNROLL):
+            t = t_0 - k - u if REVERSE else t_0 + k + u
+            mask = inside & (k + u < n)
+            loaded = loaded + (
+                _load(a, (b * a_b + t * a_t) * R * D + d, D, mask, re.dtype, COMPLEX),
+                _load(x, (b * T + t) * R * D + d, D, mask, re.dtype, COMPLEX),
+                _linked(cut, b * T + t, k + u < n, CUT),
+            )
+        for u in tl.static_range(UNROLL):
+            t = t_0 - k - u if REVERSE else t_0 + k + u
+            within = k + u < n
+            if CUT:
+                re, im = tl.where(loaded[3 * u + 2], re, 0.0), tl.where(loaded[3 * u + 2], im, 0.0)
+            a_re, x_re = _plain(loaded[3 * u][0], loaded[3 * u + 1][0], FORM)
+            n_re, n_im = _times(a_re, loaded[3 * u][1], re, im, COMPLEX)
+            n_re, n_im = n_re + x_re, n_im + loaded[3 * u + 1][1]
+            re, im = tl.where(within, n_re, re), tl.where(within, n_im, im)
+            _store(h, (b * T + t) * R * D + d, D, inside & within, re, im, COMPLEX)
+    return re, im
+
+
+@triton.jit
+def _backward(
+    a, x, h, h0, cut, dh, da, dx, g_re, g_im, s_re, s_im, b, t_0, n, T, D, d, a_b, a_t,
+    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr, CUT: tl.constexpr, CONSTANT: tl.constexpr,
+    ADD: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """n steps from t_0 on: what is carried in front of them, and the sum of da with s, from g carried from behind.
+
+    ADD: da and dx are added to what is there.
+    """
+    R: tl.constexpr = 2 if COMPLEX else 1
+    inside = d < D
+    origin = T - 1 if REVERSE else 0
+    for k in range(0, n, UNROLL):
+        loaded = ()
+        for u in tl.static_range(UNROLL):
+            step = n - 1 - k - u
+            t = t_0 - step if REVERSE else t_0 + step
+            mask = inside & (step >= 0)
+            before = t + 1 if REVERSE else t - 1
+            h_re, h_im = _load(h, (b * T + before) * R * D + d, D, mask & (t != origin), g_re.dtype, COMPLEX)
+            i_re, i_im = _load(h0, b * R * D + d, D, mask & (t == origin), g_re.dtype, COMPLEX)
+            loaded = loaded + (
+                _load(a, (b * a_b + t * a_t) * R * D + d, D, mask, g_re.dtype, COMPLEX),
+                _load(dh, (b * T + t) * R * D + d, D, mask, g_re.dtype, COMPLEX),
+                (h_re + i_re, h_im + i_im),
+                _linked(cut, b * T + t, step >= 0, CUT),
+                _load(x, (b * T + t) * R * D + d, D, mask & (FORM == NORMALIZED), g_re.dtype, COMPLEX),
+                _load(dx, (b * T + t) * R * D + d, D, mask & ADD, g_re.dtype, COMPLEX),
+                _load(da, (b * T + t) * R * D + d, D, mask & ADD & (not CONSTANT), g_re.dtype, COMPLEX),
+            )
+        for u in tl.static_range(UNROLL):
+            step = n - 1 - k - u
+            t = t_0 - step if REVERSE else t_0 + step
+            mask = inside & (step >= 0)
+            log_a, a_im = loaded[7 * u]
+            a_re, _ = _plain(log_a, log_a, FORM)
+            h_re, h_im = loaded[7 * u + 2]
+            if CUT:
+                h_re, h_im = tl.where(loaded[7 * u + 3], h_re, 0.0), tl.where(loaded[7 * u + 3], h_im, 0.0)
+            g_re, g_im = loaded[7 * u + 1][0] + g_re, loaded[7 * u + 1][1] + g_im
+            w_re, w_im = _times(h_re, -h_im, g_re, g_im, COMPLEX)
+            i_re, i_im = g_re, g_im  # the gradient to the input
+            if FORM != PLAIN:  # d log a = a da
+                w_re = a_re * w_re
+            if FORM == NORMALIZED:  # s = sqrt(1 - a²) before x; ds / d log a = -a² / s
+                variance = _variance(log_a)
+                w_re -= g_re * loaded[7 * u + 4][0] * a_re * a_re / tl.sqrt(tl.maximum(variance, LEAST))
+                i_re = g_re * tl.sqrt(variance)
+            if ADD:
+                i_re, i_im = i_re + loaded[7 * u + 5][0], i_im + loaded[7 * u + 5][1]
+            _store(dx, (b * T + t) * R * D + d, D, mask, i_re, i_im, COMPLEX)
+            if CONSTANT:
+                s_re, s_im = s_re + tl.where(mask, w_re, 0.0), s_im + tl.where(mask, w_im, 0.0)
+            else:
+                if ADD:
+                    w_re, w_im = w_re + loaded[7 * u + 6][0], w_im + loaded[7 * u + 6][1]
+                _store(da, (b * T + t) * R * D + d, D, mask, w_re, w_im, COMPLEX)
+            n_re, n_im = _times(a_re, -a_im, g_re, g_im, COMPLEX)
+            if CUT:
+                n_re, n_im = tl.where(loaded[7 * u + 3], n_re, 0.0), tl.where(loaded[7 * u + 3], n_im, 0.0)
+            g_re, g_im = tl.where(mask, n_re, g_re), tl.where(mask, n_im, g_im)
+    return g_re, g_im, s_re, s_im
+
+
+@triton.jit(do_not_specialize=["T", "length", "pieces"])
+def diagonal_summary(
+    a, x, cut, gain, end, T, D, length, pieces, a_b, a_t,
+    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr, BACKWARD: tl.constexpr, CUT: tl.constexpr,
+    BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """A piece as the map state -> gain * state + end. BACKWARD: of the gradient carried from behind."""
+    R: tl.constexpr = 2 if COMPLEX else 1
+    b, piece, d = _place(D, length, pieces, BLOCK_D)
+    t_0, n = _steps(T, length, piece, REVERSE)
+    p_re, p_im, e_re, e_im = _summary(
+        a, x, cut, b, t_0, n, T, D, d, a_b, a_t, end.dtype.element_ty,
+        COMPLEX, REVERSE, FORM, BACKWARD, CUT, BLOCK_D, UNROLL,
+    )  # fmt: skip
     at = (b * pieces + piece) * R * D + d
-    _store(gain, at, D, inside, p_re, p_im, COMPLEX)
-    _store(end, at, D, inside, e_re, e_im, COMPLEX)
+    _store(gain, at, D, d < D, p_re, p_im, COMPLEX)
+    _store(end, at, D, d < D, e_re, e_im, COMPLEX)
 
 
 @triton.jit(do_not_specialize=["T", "length", "pieces"])
@@ -144,33 +260,12 @@ def diagonal_forward(
 ):  # fmt: skip
     """h_t = a_t h_{t-1} + x_t from the state h0 (B, pieces, ...) before each piece."""
     R: tl.constexpr = 2 if COMPLEX else 1
-    b, piece, start, stop, d = _place(T, D, length, pieces, BLOCK_D)
-    dtype: tl.constexpr = h0.dtype.element_ty
-    inside = d < D
-    re, im = _load(h0, (b * pieces + piece) * R * D + d, D, inside, dtype, COMPLEX)
-    for first in range(start, stop, UNROLL):
-        loaded = ()
-        for u in tl.static_range(UNROLL):
-            step = first + u
-            t = T - 1 - step if REVERSE else step
-            mask = inside & (step < stop)
-            loaded = loaded + (
-                _load(a, (b * a_b + t * a_t) * R * D + d, D, mask, dtype, COMPLEX),
-                _load(x, (b * T + t) * R * D + d, D, mask, dtype, COMPLEX),
-                _linked(cut, b * T + t, step < stop, CUT),
-            )
-        for u in tl.static_range(UNROLL):
-            step = first + u
-            t = T - 1 - step if REVERSE else step
-            if CUT:
-                re, im = tl.where(loaded[3 * u + 2], re, 0.0), tl.where(loaded[3 * u + 2], im, 0.0)
-            a_re, x_re = _plain(loaded[3 * u][0], loaded[3 * u + 1][0], FORM)
-            n_re, n_im = _times(a_re, loaded[3 * u][1], re, im, COMPLEX)
-            n_re, n_im = n_re + x_re, n_im + loaded[3 * u + 1][1]
-            re, im = tl.where(step < stop, n_re, re), tl.where(step < stop, n_im, im)
-            _store(h, (b * T + t) * R * D + d, D, inside & (step < stop), re, im, COMPLEX)
+    b, piece, d = _place(D, length, pieces, BLOCK_D)
+    t_0, n = _steps(T, length, piece, REVERSE)
+    re, im = _load(h0, (b * pieces + piece) * R * D + d, D, d < D, h0.dtype.element_ty, COMPLEX)
+    re, im = _forward(a, x, cut, h, re, im, b, t_0, n, T, D, d, a_b, a_t, COMPLEX, REVERSE, FORM, CUT, UNROLL)
     if piece == pieces - 1:
-        _store(last, b * R * D + d, D, inside, re, im, COMPLEX)
+        _store(last, b * R * D + d, D, d < D, re, im, COMPLEX)
 
 
 @triton.jit(do_not_specialize=["T", "length", "pieces"])
@@ -184,58 +279,19 @@ def diagonal_backward(
     `carry` (B, pieces, ...) is conj(a) g from behind each piece; `dh0` the same in front of the first.
     """
     R: tl.constexpr = 2 if COMPLEX else 1
-    b, piece, start, stop, d = _place(T, D, length, pieces, BLOCK_D)
+    b, piece, d = _place(D, length, pieces, BLOCK_D)
+    t_0, n = _steps(T, length, piece, REVERSE)
     dtype: tl.constexpr = h0.dtype.element_ty
-    inside = d < D
-    g_re, g_im = _load(carry, (b * pieces + piece) * R * D + d, D, inside, dtype, COMPLEX)
-    s_re, s_im = tl.full([BLOCK_D], 0.0, dtype), tl.full([BLOCK_D], 0.0, dtype)
-    for k in range(0, stop - start, UNROLL):
-        loaded = ()
-        for u in tl.static_range(UNROLL):
-            step = stop - 1 - k - u
-            t = T - 1 - step if REVERSE else step
-            mask = inside & (step >= start)
-            before = t + 1 if REVERSE else t - 1
-            h_re, h_im = _load(h, (b * T + before) * R * D + d, D, mask & (step > 0), dtype, COMPLEX)
-            i_re, i_im = _load(h0, b * R * D + d, D, mask & (step == 0), dtype, COMPLEX)
-            loaded = loaded + (
-                _load(a, (b * a_b + t * a_t) * R * D + d, D, mask, dtype, COMPLEX),
-                _load(dh, (b * T + t) * R * D + d, D, mask, dtype, COMPLEX),
-                (h_re + i_re, h_im + i_im),
-                _linked(cut, b * T + t, step >= start, CUT),
-                _load(x, (b * T + t) * R * D + d, D, mask & (FORM == NORMALIZED), dtype, COMPLEX),
-            )
-        for u in tl.static_range(UNROLL):
-            step = stop - 1 - k - u
-            t = T - 1 - step if REVERSE else step
-            mask = inside & (step >= start)
-            log_a, a_im = loaded[5 * u]
-            a_re, _ = _plain(log_a, log_a, FORM)
-            h_re, h_im = loaded[5 * u + 2]
-            if CUT:
-                h_re, h_im = tl.where(loaded[5 * u + 3], h_re, 0.0), tl.where(loaded[5 * u + 3], h_im, 0.0)
-            g_re, g_im = loaded[5 * u + 1][0] + g_re, loaded[5 * u + 1][1] + g_im
-            w_re, w_im = _times(h_re, -h_im, g_re, g_im, COMPLEX)
-            i_re = g_re  # the gradient to the input
-            if FORM != PLAIN:  # d log a = a da
-                w_re = a_re * w_re
-            if FORM == NORMALIZED:  # s = sqrt(1 - a²) before x; ds / d log a = -a² / s
-                variance = _variance(log_a)
-                w_re -= g_re * loaded[5 * u + 4][0] * a_re * a_re / tl.sqrt(tl.maximum(variance, LEAST))
-                i_re = g_re * tl.sqrt(variance)
-            _store(dx, (b * T + t) * R * D + d, D, mask, i_re, g_im, COMPLEX)
-            if CONSTANT:
-                s_re, s_im = s_re + tl.where(mask, w_re, 0.0), s_im + tl.where(mask, w_im, 0.0)
-            else:
-                _store(da, (b * T + t) * R * D + d, D, mask, w_re, w_im, COMPLEX)
-            n_re, n_im = _times(a_re, -a_im, g_re, g_im, COMPLEX)
-            if CUT:
-                n_re, n_im = tl.where(loaded[5 * u + 3], n_re, 0.0), tl.where(loaded[5 * u + 3], n_im, 0.0)
-            g_re, g_im = tl.where(mask, n_re, g_re), tl.where(mask, n_im, g_im)
+    g_re, g_im = _load(carry, (b * pieces + piece) * R * D + d, D, d < D, dtype, COMPLEX)
+    zero = tl.full([BLOCK_D], 0.0, dtype)
+    g_re, g_im, s_re, s_im = _backward(
+        a, x, h, h0, cut, dh, da, dx, g_re, g_im, zero, zero, b, t_0, n, T, D, d, a_b, a_t,
+        COMPLEX, REVERSE, FORM, CUT, CONSTANT, False, UNROLL,
+    )  # fmt: skip
     if CONSTANT:
-        _store(da, (b * pieces + piece) * R * D + d, D, inside, s_re, s_im, COMPLEX)
+        _store(da, (b * pieces + piece) * R * D + d, D, d < D, s_re, s_im, COMPLEX)
     if piece == 0:
-        _store(dh0, b * R * D + d, D, inside, g_re, g_im, COMPLEX)
+        _store(dh0, b * R * D + d, D, d < D, g_re, g_im, COMPLEX)
 
 
 def _rows(a: Tensor) -> tuple[int, int]:
@@ -278,7 +334,12 @@ def _carried(plan: _Plan, a: Tensor, x: Tensor, first: Tensor, cut: Tensor | Non
     end = torch.empty_like(gain)
     launch(diagonal_summary, plan.grid, a, x, cut, gain, end, *plan.sizes, **plan.flags, BACKWARD=backward)
     cuts = None if cut is None else cut_pieces(cut, plan.length, plan.pieces, plan.flags["REVERSE"])
-    across = _Plan(gain, end, cuts, backward, forms.PLAIN, pieces=1)
+    return _across(gain, end, first, cuts, backward)
+
+
+def _across(gain: Tensor, end: Tensor, first: Tensor, cuts: Tensor | None, reverse: bool) -> Tensor:
+    """What each piece starts from, (B, pieces, ...), given the pieces' maps and what the first starts from."""
+    across = _Plan(gain, end, cuts, reverse, forms.PLAIN, pieces=1)
     states = torch.empty_like(end)
     launch(
         diagonal_forward,
@@ -292,7 +353,7 @@ def _carried(plan: _Plan, a: Tensor, x: Tensor, first: Tensor, cut: Tensor | Non
         *across.sizes,
         **across.flags,
     )
-    if backward:
+    if reverse:
         return torch.cat([states[:, 1:], first[:, None]], 1)
     return torch.cat([first[:, None], states[:, :-1]], 1)
 

@@ -1,0 +1,109 @@
+"""Mamba-ND: Selective State Space Modeling for Multi-Dimensional Data, arXiv 2402.05892.
+
+Layer i of the stack (`resurge.models.GridStack`) runs through the grid in order i mod 4 of (HW)+, (HW)-, (WH)+ and
+(WH)-: all rows one after the other, the same from the end, all columns, and these from the end. Cost: that of the
+layers at T = number of cells. State: none between grids; within one, a layer's own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from resurge.layers import Mamba
+from resurge.models.grid import GridClassifier, GridStack, Patches
+from resurge.nn.orders import IMAGE_ORDERS, Order, both_ways
+from resurge.recipes.base import Check, Experiment
+from resurge.recipes.trial import minimise
+
+PAPER = GridStack.PAPER
+
+CLAIM = (
+    "One-dimensional Mamba layers see both axes of an image if their orders alternate: they tell pairs of pixels that "
+    "lie side by side from pairs one above the other and pairs corner to corner. The same layers along rows alone, or "
+    "along columns alone, find the pairs of their own axis and do not tell the others apart."
+)
+
+EXPERIMENTS: dict[str, Callable[[], Experiment]] = {}  # no task of `fit` has grids
+
+_OFFSETS = torch.tensor([[0, 1], [1, 0], [1, 1]])
+
+
+@dataclass
+class Pairs:
+    """Pairs of marked pixels at random places of a small image, whose edges meet; all pairs of an image alike.
+
+    A single pixel tells nothing: in each class it is as often at one place as at any other.
+    """
+
+    seed: int = 0
+    device: str = "cpu"
+    steps: int = 400
+    batch_size: int = 32
+    side: int = 8
+    pairs: int = 3
+    d_model: int = 16
+    d_state: int = 4
+    depth: int = 4
+    lr: float = 1e-2
+
+
+def config(quick: bool) -> Pairs:
+    """The claim's settings; quick: enough to see that it runs."""
+    return Pairs(steps=10) if quick else Pairs()
+
+
+def images(config: Pairs, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Images (rows, side, side, 1) and their classes (rows,): side by side, one above the other, corner to corner."""
+    classes = torch.randint(len(_OFFSETS), (rows,), generator=generator)
+    first = torch.randint(config.side, (rows, config.pairs, 2), generator=generator)
+    places = torch.cat([first, (first + _OFFSETS[classes][:, None]) % config.side], 1)
+    x = torch.zeros(rows, config.side, config.side, 1)
+    x[torch.arange(rows)[:, None], places[..., 0], places[..., 1]] = 1
+    return x, classes
+
+
+def accuracy(config: Pairs, orders: tuple[Order, ...]) -> float:
+    """Share of images whose class is found, after training with layers along these orders."""
+    torch.manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
+    stack = GridStack(lambda: Mamba(config.d_model, config.d_state), config.depth, orders=orders)
+    patches = Patches((config.side, config.side), 1, config.d_model)
+    model = GridClassifier(patches, stack, len(_OFFSETS)).to(config.device)
+
+    def answer(rows: int) -> tuple[Tensor, Tensor]:
+        x, classes = images(config, rows, generator)
+        return model(x.to(config.device)), classes.to(config.device)
+
+    minimise(model, lambda: cross_entropy(*answer(config.batch_size)), steps=config.steps, lr=config.lr, lr_factor=1.0)
+    with torch.no_grad():
+        scores, classes = answer(1024)
+    return float((scores.argmax(-1) == classes).float().mean())
+
+
+def run(config: Pairs) -> dict[str, float]:
+    """Accuracies of alternating orders, and of as many layers along rows alone and along columns alone."""
+    return {
+        "alternating": accuracy(config, IMAGE_ORDERS),
+        "rows": accuracy(config, both_ways((0, 1))),
+        "columns": accuracy(config, both_ways((1, 0))),
+    }
+
+
+def check(numbers: dict[str, float]) -> Check:
+    """Alternating orders find nearly every class; one axis alone remains near the two thirds that it can tell.
+
+    Not calibrated: it held on seed 1, 98.1 % against 70.9 (rows) and 72.1 % (columns), and failed on seed 2, where
+    alternating orders too were still at 68.8 % after 400 steps. On seed 0, 300 steps gave 96.5 % against 68.1 and 67.3.
+    """
+    n = numbers
+    one_axis = max(n["rows"], n["columns"])
+    return Check(
+        holds=n["alternating"] >= 0.9 and one_axis <= 0.82,
+        measured=n["alternating"],
+        baseline=one_axis,
+        threshold=0.9,
+        paper="ImageNet-1K, patches of 8: 81.7 % (S) and 83.0 % (B), from the repository's table",
+    )
