@@ -252,7 +252,7 @@ def plan(arguments: argparse.Namespace) -> Plan:
         numbers=arguments.numbers or 1 << ((26 if gpu else 20) if quick else (28 if gpu else 24)),
         steps=steps,
         peers_at=steps[:1] if quick else steps,
-        compiled_at=steps[:1] if quick else (2048,) if gpu else steps,
+        compiled_at=steps if arguments.every_peer else steps[:1] if quick else (2048,),
         compiled_backward=not quick,
         rounds=3 if quick else 7,
         patience=0.1 if gpu or quick else 1,
@@ -267,6 +267,9 @@ def main(words: list[str]) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], help="by default the GPU if there is one")
     parser.add_argument("--op", choices=OPS, action="append", help="only this op; may be given several times")
     parser.add_argument("--numbers", type=int, help="B T D; by default 2^24 on the CPU, 2^28 on a GPU")
+    parser.add_argument(
+        "--every-peer", action="store_true", help="slow and compiled peers at every T too; some three times as long"
+    )
     parser.add_argument("--minutes", type=float, default=60, help="start no new size after so many minutes")
     parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the JSON and the pictures")
     arguments = parser.parse_args(words)

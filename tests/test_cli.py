@@ -57,7 +57,8 @@ def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 def interruptible(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """A process that Ctrl-C reaches, also where this one was started in the background and ignores it."""
-    return subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
+    heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    return subprocess.Popen([sys.executable, "-c", heed, *command], **options)
 
 
 def resurge_command(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:

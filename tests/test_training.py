@@ -7,8 +7,11 @@ import json
 import math
 import os
 import pickle
+import platform
 import shutil
 import signal
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from resurge.data import Series, Text
 from resurge.data.base import Batch, InputSpec
 from resurge.layer import param_groups
 from resurge.layers import options_type
+from resurge.memory import FreedMemory
 from resurge.models import LanguageModel
 from resurge.recipes import ModelConfig
 from resurge.training import Interrupted, build_model, evaluate, fit, load_run
@@ -484,3 +488,25 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
     assert not list(out.glob(".*.tmp"))
     fit("lru/digits", tiny(train__checkpoint_steps=1), out, resume=True, progress=False, device="cpu")
     assert (out / "results.json").exists()
+
+
+def test_freed_memory_is_given_back_where_batches_differ() -> None:
+    code = """
+from resurge.memory import FreedMemory, reuse_freed_memory
+import torch
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+reuse_freed_memory()
+blocks = [torch.ones(1 << 18) for _ in range(256)]  # of one MB
+kept, before = blocks[::2], resident()
+del blocks
+freed = FreedMemory()
+told = [freed.after(size) for size in [5] * 100 + list(range(FreedMemory.EVERY - 1))]
+print(told.index(True), before - resident())
+"""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("only glibc can be asked to give memory back")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    at, megabytes = map(int, done.stdout.split())
+    assert at == 100 + FreedMemory.EVERY - 2  # the first size of all is a change too
+    assert megabytes >= 100

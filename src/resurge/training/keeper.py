@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from resurge.data.base import Batch
 from resurge.errors import Diverged
+from resurge.memory import FreedMemory
 from resurge.training.checkpoint import write_weights
 from resurge.training.logs import Bar, disk
 from resurge.training.module import TrainingModule
@@ -171,6 +172,34 @@ class Keeper(Callback):
                 logger.save()
         trainer.save_checkpoint(self.checkpoint, weights_only=False)
         self._saved = time.monotonic()
+
+
+class Tidier(Callback):
+    """Gives freed memory back where batches differ in length."""
+
+    def __init__(self) -> None:
+        self.freed = FreedMemory()
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        self.freed.after(batch.steps)
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.freed.after(batch.steps)
 
 
 def _ours(module: lightning.LightningModule) -> TrainingModule:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from resurge.data.base import Batch, InputSpec, Split
+from resurge.memory import FreedMemory
 from resurge.state import select
 
 METRICS = {"class": "accuracy", "value": "mse", "next_token": "bits_per_token", "answers": "accuracy"}
@@ -124,8 +125,10 @@ def evaluate_split(
     carry = spec.target == "next_token"
     sums = torch.zeros(3, dtype=torch.float64)
     state: object = None
+    freed = FreedMemory()
     for batch in InOrder(split, batch_size, carry=carry):
         batch = to_device(batch, device)
         outputs, state = advance(model, batch, state, spec)
         sums += measure(outputs, batch, spec)[1].double().cpu()
+        freed.after(batch.steps)
     return metrics(sums, spec)
