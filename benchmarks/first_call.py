@@ -32,6 +32,8 @@ early = [name for name in ("numba", "triton", "torch._dynamo") if name in sys.mo
 op = OPS[{op!r}]
 given = draw(op, Sizes(*{sizes}), torch.device("cpu"), torch.float32)
 {before}
+one = torch.ones(2, requires_grad=True)
+torch.autograd.grad(2 * one, one, torch.ones(2))  # PyTorch imports sympy at the first such call of any program
 start = time.perf_counter()
 output = op.call(*given.arguments)
 middle = time.perf_counter()
