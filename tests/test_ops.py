@@ -524,3 +524,20 @@ def test_what_stands_in_an_earlier_piece_stays_there(is_complex: bool, reverse: 
     alone, alone_last = scan(a, x[:, kept], reverse=reverse)
     assert torch.allclose(h[:, kept], alone)
     assert torch.allclose(last, alone_last)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_summary_of_a_piece_ends_without_denormals(backward: bool) -> None:
+    from resurge.ops.diagonal.cpu_pieces import summary_complex
+
+    T, D = 2048, 32
+    radius = torch.where(torch.arange(D) % 2 == 0, 0.9, 0.99999)  # half fade away, half keep the walk going
+    phase = torch.linspace(0.1, 3.0, D)
+    a = torch.stack([radius * phase.cos(), radius * phase.sin()]).flatten().numpy()
+    gain, end = np.empty(2 * D, np.float32), np.empty(2 * D, np.float32)
+    x = np.ones(2 * T * D, np.float32)
+    summary_complex(a, (0, 0), x, np.empty(0, np.bool_), backward, False, T, T, 1, 0, D, gain, end, 0, 1, 0, D)
+    assert bool(
+        (gain.reshape(2, D)[:, ::2] == 0).all()
+    )  # where they fade they are 0, and no denormal is left to work on
+    assert bool((np.abs(gain.reshape(2, D)[:, 1::2]).sum(0) > 0.9).all())

@@ -132,5 +132,7 @@ def summary_complex(a, a_rows, x, cut, backward, reverse, T, length, count, offs
                 for d in range(n):
                     e_re[d] += w_re[d] * x_re[d] - w_im[d] * x_im[d]
                     e_im[d] += w_re[d] * x_im[d] + w_im[d] * x_re[d]
-            if j % 64 == 63 and _vanished(w_re) and _vanished(w_im):
-                break
+            if j % 64 == 63:
+                re_vanished, im_vanished = _vanished(w_re), _vanished(w_im)  # both, for what else they do
+                if re_vanished and im_vanished:
+                    break
