@@ -2,12 +2,12 @@
 
 The paper leaves the learning rates open; these are those of S5's published code, but for the 0.004 that the paper
 names for CIFAR. Its accuracies, the mean of three seeds: CIFAR in colour 89.0 %, ListOps 60.2, Text 89.4, Retrieval
-89.9, Pathfinder 95.1, Path-X 94.2. All of it is for a GPU.
+89.9, Pathfinder 95.1, Path-X 94.2. All of it is for a GPU, but for what is called small.
 """
 
 import math
 
-from resurge.data import ListOps, Pathfinder, Retrieval, SCIFARColour
+from resurge.data import IMDB, SCIFAR, ListOps, Pathfinder, Retrieval, SCIFARColour
 from resurge.layers import LayerOptions, options_type
 from resurge.recipes.base import Experiment, ModelConfig, TrainConfig
 
@@ -16,6 +16,47 @@ def ring(d_state: int, r_min: float, r_max: float, max_phase: float = 2 * math.p
     """An LRU whose eigenvalues start on a ring."""
     layer: LayerOptions = options_type("lru")(d_state=d_state, r_min=r_min, r_max=r_max, max_phase=max_phase)
     return layer
+
+
+def scifar() -> Experiment:
+    """CIFAR-10 in grey, pixel by pixel. Table 9 of the paper, whose images are in colour; for a GPU."""
+    return Experiment(
+        data=SCIFAR(),
+        model=ModelConfig(ring(384, 0.9, 0.999), d_model=512, depth=6, dropout=0.1),
+        train=TrainConfig(lr=4e-3, lr_factor=0.25, batch_size=50, max_steps=180_000, log_steps=100),
+    )
+
+
+def imdb() -> Experiment:
+    """Film reviews, byte by byte: up to 4,096 steps. Table 9 of the paper; for a GPU."""
+    return Experiment(
+        data=IMDB(),
+        model=ModelConfig(ring(192, 0.5, 0.9), d_model=256, depth=6, dropout=0.1),
+        train=TrainConfig(
+            lr=4e-3, lr_factor=0.1, batch_size=32, eval_batch_size=32, max_steps=50_000, log_steps=100
+        ),  # the paper leaves lr open; this is what S5 used
+    )
+
+
+def scifar_small() -> Experiment:
+    """`scifar` for a CPU: 42.6 % after two epochs, 9.5 minutes of one core (seed 0), and still rising."""
+    return Experiment(
+        data=SCIFAR(n_val=2_000),
+        model=ModelConfig(ring(64, 0.9, 0.999), d_model=64, depth=2),
+        train=TrainConfig(lr=8e-3, lr_factor=0.5, batch_size=32, epochs=2, val_steps=500, log_steps=100),
+    )
+
+
+def imdb_small() -> Experiment:
+    """`imdb` for a CPU: two blocks of 64 channels, two epochs; 78 % of the validation reviews after 2,100 of its 2,970 steps,
+    16 minutes of one core (seed 0)."""
+    return Experiment(
+        data=IMDB(),
+        model=ModelConfig(ring(64, 0.5, 0.9), d_model=64, depth=2, norm="layer", dropout=0.1),
+        train=TrainConfig(
+            lr=4e-3, lr_factor=0.5, batch_size=16, eval_batch_size=32, epochs=2, val_steps=700, log_steps=100
+        ),
+    )
 
 
 def scifar_colour() -> Experiment:

@@ -8,11 +8,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from resurge.data import IMDB, PSMNIST, SCIFAR, SMNIST, Adding, Copying, Digits, Series, Text
+from resurge.data import PSMNIST, SMNIST, Adding, Copying, Digits, Series, Text
 from resurge.layer import RecurrentLayer
 from resurge.layers import LRU, DiagonalExp, DiagonalReIm, DiagonalStableExp
 from resurge.recipes.base import Check, Experiment, ModelConfig, TrainConfig
-from resurge.recipes.lra import listops, pathfinder, pathx, retrieval, ring, scifar_colour
+from resurge.recipes.lra import (
+    imdb,
+    imdb_small,
+    listops,
+    pathfinder,
+    pathx,
+    retrieval,
+    ring,
+    scifar,
+    scifar_colour,
+    scifar_small,
+)
 from resurge.recipes.trial import minimise
 
 PAPER = LRU.PAPER
@@ -57,26 +68,6 @@ def psmnist() -> Experiment:
         data=PSMNIST(),
         model=ModelConfig(ring(192, 0.99, 0.9999), d_model=96, depth=1, norm="layer", dropout=0.1, pool="last"),
         train=TrainConfig(lr=6e-3, lr_factor=0.5, batch_size=32, epochs=6, val_steps=860),
-    )
-
-
-def scifar() -> Experiment:
-    """CIFAR-10 in grey, pixel by pixel. Table 9 of the paper, whose images are in colour; for a GPU."""
-    return Experiment(
-        data=SCIFAR(),
-        model=ModelConfig(ring(384, 0.9, 0.999), d_model=512, depth=6, dropout=0.1),
-        train=TrainConfig(lr=4e-3, lr_factor=0.25, batch_size=50, max_steps=180_000, log_steps=100),
-    )
-
-
-def imdb() -> Experiment:
-    """Film reviews, byte by byte: up to 4,096 steps. Table 9 of the paper; for a GPU."""
-    return Experiment(
-        data=IMDB(),
-        model=ModelConfig(ring(192, 0.5, 0.9), d_model=256, depth=6, dropout=0.1),
-        train=TrainConfig(
-            lr=4e-3, lr_factor=0.1, batch_size=32, eval_batch_size=32, max_steps=50_000, log_steps=100
-        ),  # the paper leaves lr open; this is what S5 used
     )
 
 
@@ -140,7 +131,9 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     "psmnist": psmnist,
     "scifar": scifar,
     "scifar_colour": scifar_colour,
+    "scifar_small": scifar_small,
     "imdb": imdb,
+    "imdb_small": imdb_small,
     "listops": listops,
     "retrieval": retrieval,
     "pathfinder": pathfinder,
