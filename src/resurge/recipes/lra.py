@@ -48,8 +48,10 @@ def scifar_small() -> Experiment:
 
 
 def imdb_small() -> Experiment:
-    """`imdb` for a CPU: two blocks of 64 channels, two epochs; 78 % of the validation reviews after 2,100 of its 2,970 steps,
-    16 minutes of one core (seed 0)."""
+    """`imdb` for a CPU: two blocks of 64 channels.
+
+    78 % of the validation reviews were told after 2,100 of its 2,970 steps, 16 minutes of one core (seed 0).
+    """
     return Experiment(
         data=IMDB(),
         model=ModelConfig(ring(64, 0.5, 0.9), d_model=64, depth=2, norm="layer", dropout=0.1),
