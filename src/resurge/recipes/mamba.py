@@ -130,7 +130,7 @@ def check(numbers: dict[str, float]) -> Check:
     return Check(
         holds=n["mamba"] >= 0.97
         and 1 - n["mamba"] <= (1 - n["constant"]) / 5
-        and n["mamba_long"] >= n["constant_long"] + 0.05,
+        and n["mamba_long"] >= n["constant_long"] + 0.1,
         measured=n["mamba"],
         baseline=n["constant"],
         threshold=0.97,
