@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thread_counts import same_on_any_threads
 from tolerances import assert_close
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -289,18 +290,12 @@ def test_inputs_of_any_layout() -> None:
 
 def test_rows_and_threads_change_no_bit() -> None:
     case = make_case(9, 3, 70, 200, 4, resets=0.02, dtype=torch.float32)
-    threads = torch.get_num_threads()
-    results = []
-    for count in (1, 2, 5):
-        torch.set_num_threads(count)
-        results.append(run(case, "numba"))
-    torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(results[0][name], value) for name, value in other.items())
+    same_on_any_threads(lambda: list(run(case, "numba").values()))
+    whole = run(case, "numba")
     alone = Case(*(v[1:2] if v is not None and len(v) == 3 else v for v in case))
     found = run(alone, "numba")
     for name in ("y", "h_last"):
-        assert torch.equal(found[name], results[0][name][1:2])
+        assert torch.equal(found[name], whole[name][1:2])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -57,7 +57,7 @@ class Interrupts:
 
 
 class Keeper(Callback):
-    """Moves a run's progress on and keeps it on disk.
+    """Moves a run's progress on and keeps it on disk; gives freed memory back where batches differ in length.
 
     A checkpoint is written between two steps only, when everything that belongs to the step is done, or all but its
     validation; `Progress.validated` tells which. So a process may be killed anywhere: in a step, half-way through
@@ -69,6 +69,7 @@ class Keeper(Callback):
         self.interrupts, self.bar = interrupts, bar
         self._clock = self._saved = time.monotonic()
         self._tokens, self._busy = 0, 0.0
+        self._freed = FreedMemory()
 
     def on_sanity_check_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.interrupts.install()
@@ -88,6 +89,7 @@ class Keeper(Callback):
         module = _ours(pl_module)
         config, plan, progress = module.config, module.plan, module.progress
         lr = module.learning_rate()
+        self._freed.after(batch.steps)
         progress.batches += 1
         if progress.batches % plan.accumulate:
             return
@@ -109,6 +111,7 @@ class Keeper(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        self._freed.after(batch.steps)
         if self.interrupts.received:
             raise Stopped  # the checkpoint before this validation is on disk
 
@@ -172,34 +175,6 @@ class Keeper(Callback):
                 logger.save()
         trainer.save_checkpoint(self.checkpoint, weights_only=False)
         self._saved = time.monotonic()
-
-
-class Tidier(Callback):
-    """Gives freed memory back where batches differ in length."""
-
-    def __init__(self) -> None:
-        self.freed = FreedMemory()
-
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
-        self.freed.after(batch.steps)
-
-    def on_validation_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.freed.after(batch.steps)
 
 
 def _ours(module: lightning.LightningModule) -> TrainingModule:

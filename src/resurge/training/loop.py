@@ -14,7 +14,7 @@ from torch import nn
 from resurge.data.base import Splits
 from resurge.recipes.base import Experiment
 from resurge.training.checkpoint import read, write
-from resurge.training.keeper import Interrupts, Keeper, Stopped, Tidier
+from resurge.training.keeper import Interrupts, Keeper, Stopped
 from resurge.training.logs import Bar, CSVLog, columns, disk, quiet
 from resurge.training.module import TrainingModule
 from resurge.training.plan import Plan, Progress
@@ -73,7 +73,7 @@ def train(
                 gradient_clip_val=config.clip or None,
                 log_every_n_steps=1,
                 logger=[table, TensorBoardLogger(out, name="", version="tensorboard", purge_step=step + 1)],
-                callbacks=[Keeper(out, interrupts, bar), Tidier()],
+                callbacks=[Keeper(out, interrupts, bar)],
                 plugins=[SafetensorsIO()],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
