@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from thread_counts import same_on_any_threads
+from thread_counts import same_on_any_threads, threads
 from tolerances import assert_close
 from torch import Tensor
 
@@ -183,14 +183,12 @@ def test_rows_and_threads_change_no_bit(is_complex: bool, kind: str) -> None:
 @pytest.mark.parametrize("is_complex", [False, True])
 @pytest.mark.parametrize("kind", ["d", "btd"])
 def test_long_rows_are_cut_in_pieces_for_the_threads(is_complex: bool, kind: str) -> None:
-    threads = torch.get_num_threads()
     case = make_case(4, 1, 8200, 3, kind=kind, is_complex=is_complex, resets=0.0005)
     case = case._replace(a=case.a / case.a.abs() * (0.9995 + 0.0005 * case.a.abs()))  # long memories
     results = []
     for count in (1, 3):
-        torch.set_num_threads(count)
-        results.append(run(case, "numba"))
-    torch.set_num_threads(threads)
+        with threads(count):
+            results.append(run(case, "numba"))
     for name, whole, pieces in zip(NAMES, *results, strict=True):
         assert_close(pieces, whole, torch.float64, name)
 

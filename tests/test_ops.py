@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from thread_counts import same_on_any_threads
+from thread_counts import same_on_any_threads, threads
 from tolerances import assert_close
 from torch import Tensor
 
@@ -396,16 +396,14 @@ def test_coefficients_in_log_space(  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("kind", ["d", "btd"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_long_rows_are_cut_in_pieces_for_the_threads(backend: str, is_complex: bool, kind: str, reverse: bool) -> None:
-    threads = torch.get_num_threads()
+    case = make_case(
+        4, 1, 8200, 3, kind=kind, is_complex=is_complex, resets=0.0005, reverse=reverse, dtype=torch.float64
+    )
+    case = case._replace(a=case.a / case.a.abs() * (0.9995 + 0.0005 * case.a.abs()))  # long memories
     results = []
     for count in (1, 3):
-        torch.set_num_threads(count)
-        case = make_case(
-            4, 1, 8200, 3, kind=kind, is_complex=is_complex, resets=0.0005, reverse=reverse, dtype=torch.float64
-        )
-        case = case._replace(a=case.a / case.a.abs() * (0.9995 + 0.0005 * case.a.abs()))  # long memories
-        results.append(run(case, backend))
-    torch.set_num_threads(threads)
+        with threads(count):
+            results.append(run(case, backend))
     for name, whole, pieces in zip(NAMES, *results, strict=True):
         assert_close(pieces, whole, torch.float64, name)
 
@@ -511,10 +509,8 @@ def test_what_stands_in_an_earlier_piece_stays_there(is_complex: bool, reverse: 
     reset = torch.zeros(1, T, dtype=torch.bool)
     reset[:, T // 2] = True
     kept = slice(0, T // 2) if reverse else slice(T // 2, T)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    h, last = scan(a, x, reset=reset, reverse=reverse)
-    torch.set_num_threads(threads)
+    with threads(3):
+        h, last = scan(a, x, reset=reset, reverse=reverse)
     alone, alone_last = scan(a, x[:, kept], reverse=reverse)
     assert torch.allclose(h[:, kept], alone)
     assert torch.allclose(last, alone_last)
@@ -522,16 +518,74 @@ def test_what_stands_in_an_earlier_piece_stays_there(is_complex: bool, reverse: 
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_the_summary_of_a_piece_ends_without_denormals(backward: bool) -> None:
-    from resurge.ops.diagonal.cpu_pieces import summary_complex
+    from resurge.ops.diagonal.cpu_pieces import _summary_complex
 
     T, D = 2048, 32
-    radius = torch.where(torch.arange(D) % 2 == 0, 0.9, 0.99999)  # half fade away, half keep the walk going
+    radius = torch.where(torch.arange(D) % 2 == 0, 0.9, 0.99999)  # half fade away
     phase = torch.linspace(0.1, 3.0, D)
-    a = torch.stack([radius * phase.cos(), radius * phase.sin()]).flatten().numpy()
-    gain, end = np.empty(2 * D, np.float32), np.empty(2 * D, np.float32)
+    a = torch.cat([radius * phase.cos(), radius * phase.sin()]).repeat(T).numpy()
+    gain, end = np.empty((2, D), np.float32), np.empty((2, D), np.float32)
     x = np.ones(2 * T * D, np.float32)
-    summary_complex(a, (0, 0), x, np.empty(0, np.bool_), backward, False, T, T, 1, 0, D, gain, end, 0, 1, 0, D)
-    assert bool(
-        (gain.reshape(2, D)[:, ::2] == 0).all()
-    )  # where they fade they are 0, and no denormal is left to work on
-    assert bool((np.abs(gain.reshape(2, D)[:, 1::2]).sum(0) > 0.9).all())
+    uncut = np.empty(0, np.bool_)
+    assert _summary_complex(a, (0, 1), x, uncut, backward, False, 0, T, 0, T - 1, D, *gain, *end)
+    assert bool((gain[:, ::2] == 0).all())  # and no denormal is left to work on
+    assert bool((np.hypot(*gain[:, 1::2]) > 0.9).all())
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_pieces_of_any_size_taken_in_turn_give_the_whole(data: st.DataObject) -> None:
+    from resurge.ops.diagonal import cpu
+
+    case = data.draw(cases(max_rows=3))
+    results = [run(case, "reference")]
+    with pytest.MonkeyPatch.context() as patch, threads(data.draw(st.sampled_from([2, 3, 5]))):
+        patch.setattr(cpu, "_SHORTEST", 1)
+        patch.setattr(cpu, "_LEAST", data.draw(st.integers(1, 9)))
+        results.append(run(case, "numba"))
+    for name, expected, actual in zip(NAMES, *results, strict=True):
+        assert_close(actual, expected, torch.float64, name)
+
+
+def test_one_thread_is_enough_to_take_all_turns() -> None:
+    from resurge.ops import threads as team
+    from resurge.ops.diagonal import cpu
+
+    case = make_case(3, 1, 5000, 8, kind="btd", is_complex=True, resets=0.0, reverse=False, dtype=torch.float64)
+    with threads(2):
+        expected = run(case, "numba")
+        with pytest.MonkeyPatch.context() as patch:  # the pieces of two threads, and a team of one
+            patch.setattr(cpu, "run", lambda kernel, arguments, *_: kernel(*arguments, 0, 1, 0, case.x.shape[-1]))
+            alone = run(case, "numba")
+    assert team.boxes(5, 8, 2) != team.boxes(5, 8, 1)
+    for name, a, b in zip(NAMES, alone, expected, strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 7, 8, 9, 16, 31, 64, 65])
+def test_rowwise_reaches_every_channel_and_no_other(dtype: type, size: int) -> None:
+    from resurge.jit import jit
+    from resurge.ops.rows import rowwise
+
+    @rowwise(streamed=1)
+    def body(x, y):  # type: ignore[no-untyped-def]
+        total = x + y
+        return (total * y - x).without_denormals(), total
+
+    @jit
+    def kernel(outputs, inputs, past_cache):  # type: ignore[no-untyped-def]
+        body(outputs, inputs, past_cache)
+
+    generator = np.random.default_rng(size)
+    x, y = generator.standard_normal((2, size + 2)).astype(dtype)
+    x[1:2], y[1:2] = np.finfo(dtype).smallest_normal, 0
+    first, second = np.full(size + 2, 7, dtype), y.copy()
+    kernel((first[1:-1], second[1:-1]), (x[1:-1], second[1:-1]), False)  # an output that is an input, too
+    wanted = (x + y) * y - x
+    wanted[np.abs(wanted) < np.finfo(dtype).smallest_normal] = 0
+    np.testing.assert_allclose(first[1:-1], wanted[1:-1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(second[1:-1], (x + y)[1:-1])
+    assert first[0] == first[-1] == 7
+    assert second[0] == y[0]
+    assert second[-1] == y[-1]

@@ -1,8 +1,8 @@
-"""Stores that go past the cache, and loads that come early.
+"""When stores go past the cache, and loads that come early.
 
 A store to memory reads the cache line first, to have the rest of it: an array written once and whole then costs twice
-its size. Stores of whole lines that are marked as not to be kept do not. Kernels that are bound by memory work out a
-row in a buffer, which stays in the first-level cache, and stream it out; `copy_` of PyTorch does the same inside.
+its size. Stores of whole lines that are marked as not to be kept do not. Kernels that are bound by
+memory stream large results out (`rows.rowwise`); `copy_` of PyTorch does the same inside.
 """
 
 from typing import Any
@@ -15,37 +15,11 @@ from numba.extending import intrinsic
 from resurge.jit import jit
 
 _LINE = 64  # bytes of a cache line
-_HALF = 32  # the widest vectors that run at full speed everywhere
 
 # Smaller results are left in the cache, where whoever asked for them finds them.
 _LARGE = 8 << 20
 
 _emitted: Any = intrinsic
-
-
-@_emitted
-def put(typing: Any, target: Any, source: Any, past_cache: Any) -> Any:
-    """target[:] = source, two flat arrays of one type; past the cache where `streams` said so."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number = signature.args[0].dtype
-        size = number.bitwidth // 8
-        to, of = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1))
-        line = ir.VectorType(context.get_data_type(number), _HALF // size).as_pointer()
-        once = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-        with builder.if_else(arguments[2]) as (streamed, kept):
-            with streamed:
-                source_lines, target_lines = builder.bitcast(of.data, line), builder.bitcast(to.data, line)
-                lines = builder.sdiv(of.nitems, context.get_constant(types.intp, _HALF // size))
-                with cgutils.for_range(builder, lines) as loop:
-                    value = builder.load(builder.gep(source_lines, [loop.index]), align=size)
-                    store = builder.store(value, builder.gep(target_lines, [loop.index]), align=_HALF)
-                    store.set_metadata("nontemporal", once)
-            with kept:
-                cgutils.raw_memcpy(builder, to.data, of.data, of.nitems, size)
-        return context.get_dummy_value()
-
-    return types.void(target, source, past_cache), emit
 
 
 @_emitted

@@ -88,7 +88,7 @@ def boxes(rows: int, channels: int, parts: int) -> list[_Box]:
     row_parts = min(rows, parts)
     channel_parts = min(-(-parts // row_parts), max(1, channels // 16))
     row_cuts = [rows * i // row_parts for i in range(row_parts + 1)]
-    channel_cuts = [channels * i // channel_parts for i in range(channel_parts + 1)]
+    channel_cuts = [channels * i // channel_parts // 16 * 16 for i in range(channel_parts)] + [channels]
     return [(b0, b1, d0, d1) for b0, b1 in pairwise(row_cuts) for d0, d1 in pairwise(channel_cuts)]
 
 

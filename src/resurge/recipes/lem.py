@@ -22,14 +22,25 @@ CLAIM = (
 
 
 def adding() -> Experiment:
-    """Two marked numbers among 100 to be added up; `--length` makes it longer.
+    """Two marked numbers among 5,000 to be added up; `--length` makes it shorter. Half an hour of one core.
 
-    One run: a mean squared error of 0.0003 after its 600 steps, 17 s of processor time; 0.167 is that of answering 1.
+    The paper's Δ, and the norm over the batch. One run: nothing is learnt for 500 steps, the mean squared error is
+    0.03 after 900 and 0.003 after 1,900; 0.167 is that of answering 1.
     """
     return Experiment(
-        data=data.Adding(length=100),
-        model=ModelConfig(options_type("lem")(d_state=32, delta=0.5), d_model=16, depth=1, norm="layer", pool="last"),
-        train=TrainConfig(lr=1e-2, lr_factor=1.0, weight_decay=0.0, batch_size=32, max_steps=600, val_steps=100),
+        data=data.Adding(),
+        model=ModelConfig(
+            options_type("lem")(d_state=32, delta=0.0242), d_model=16, depth=1, norm="batch", pool="last"
+        ),
+        train=TrainConfig(
+            lr=5e-3,
+            lr_factor=1.0,
+            weight_decay=0.0,
+            batch_size=50,
+            eval_batch_size=100,
+            max_steps=2_500,
+            val_steps=500,
+        ),
     )
 
 

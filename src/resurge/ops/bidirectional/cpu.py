@@ -13,7 +13,7 @@ from resurge.jit import jit, lean
 from resurge.ops.diagonal import cpu as one_way
 from resurge.ops.diagonal.cpu import _a_rows, _cut, _flat, _pieces
 from resurge.ops.diagonal.cpu_kernels import _AHEAD, _PARTIAL, _fetch_ahead, _move, forward_complex, forward_real
-from resurge.ops.diagonal.cpu_pieces import row, smallest_normal
+from resurge.ops.diagonal.cpu_pieces import apart, row, smallest_normal
 from resurge.ops.diagonal.form import PLAIN
 from resurge.ops.threads import run
 
@@ -158,13 +158,13 @@ def forward(a: Tensor, x: Tensor, cut: Tensor | None, cut_back: Tensor | None) -
     x = x.contiguous()
     B, T, D = x.shape[0], x.shape[1], x.shape[-1]
     start = torch.zeros_like(x[:, 0])
-    if _pieces(B, T, PLAIN)[1] > 1:
+    if _pieces(B, T, D, PLAIN)[1] > 1:
         ahead, _ = one_way.forward(a, x, start, cut, False, PLAIN)
         back, _ = one_way.forward(a, x, start, cut_back, True, PLAIN)
         return ahead, back
     ahead, back = torch.empty_like(x), torch.empty_like(x)
     kernel = _both_complex if x.dim() == 4 else _both_real
-    carries = (_flat(start), _flat(start.clone()))
+    carries = (_flat(x.new_zeros(*start.shape[:-1], apart(D))) for _ in range(2))
     arguments = (_flat(a), _a_rows(a), _flat(x), *carries, _cut(cut), _cut(cut_back), T, D, _flat(ahead), _flat(back))
     run(kernel, arguments, B, D, 2 * x.numel())
     return ahead, back
@@ -181,7 +181,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """(da shaped as a, dx shaped as the states) from the gradients of both."""
     B, T, D = ahead.shape[0], ahead.shape[1], ahead.shape[-1]
-    if _pieces(B, T, PLAIN)[1] > 1:
+    if _pieces(B, T, D, PLAIN)[1] > 1:
         start = torch.zeros_like(ahead[:, 0])
         da, dx, _ = one_way.backward(a, ahead, ahead, start, cut, False, PLAIN, d_ahead, start)
         da_back, dx_back, _ = one_way.backward(a, back, back, start, cut_back, True, PLAIN, d_back, start)

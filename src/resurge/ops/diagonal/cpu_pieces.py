@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from resurge.jit import inlined, jit
+from resurge.jit import inlined, jit, lean
 from resurge.ops.diagonal.form import NORMALIZED
 from resurge.ops.elementary import exp, one_minus_exp
+from resurge.ops.rows import rowwise
+from resurge.ops.turns import add_one, announce, wait
 
 
 @jit
@@ -17,6 +19,15 @@ def smallest_normal(like):  # type: ignore[no-untyped-def]
 def row(array, index, D, d0, d1):  # type: ignore[no-untyped-def]
     """Channels d0..d1 of row `index` of a flat array with rows of D numbers."""
     return array[index * D + d0 : index * D + d1]
+
+
+@jit
+def apart(D):  # type: ignore[no-untyped-def]
+    """How far apart rows of D numbers have to lie that threads write at every step.
+
+    A cache line that two cores write to goes back and forth between them each time: two long rows took 4.7 ms, not 2.6.
+    """
+    return (D + 31) // 16 * 16
 
 
 @inlined
@@ -45,94 +56,163 @@ def plain(form, log_a, x, decay, scaled):  # type: ignore[no-untyped-def]
             scaled[d] = x[d]
 
 
-@jit
-def _vanished(w):  # type: ignore[no-untyped-def]
-    """Whether all products are 0, those that are next to it made so."""
-    alive, tiny = 0, smallest_normal(w)
-    for d in range(w.size):
-        w[d] = 0 if abs(w[d]) < 64 * tiny else w[d]
-        alive += w[d] != 0
-    return alive == 0
+@rowwise()
+def _follow(e, a, x):  # type: ignore[no-untyped-def]
+    return ((a * e + x).without_denormals(),)
 
 
-@jit
-def summary_real(a, a_rows, x, cut, backward, reverse, T, length, count, offset, D, gain, end, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
-    """Each of `count` pieces of a row as the map state -> gain * state + end; `backward`, of the gradient from behind.
+@rowwise()
+def _follow_back(e, a, dh):  # type: ignore[no-untyped-def]
+    return ((a * (dh + e)).without_denormals(),)
 
-    It walks away from where the map leads to, with the product of the coefficients so far, and stops when that is 0.
+
+@rowwise()
+def _gain(w, a):  # type: ignore[no-untyped-def]
+    return ((a * w).without_denormals(),)
+
+
+@rowwise()
+def _follow_complex(e_re, e_im, a_re, a_im, x_re, x_im):  # type: ignore[no-untyped-def]
+    return (a_re * e_re - a_im * e_im + x_re).without_denormals(), (
+        a_re * e_im + a_im * e_re + x_im
+    ).without_denormals()
+
+
+@rowwise()
+def _follow_back_complex(e_re, e_im, a_re, a_im, dh_re, dh_im):  # type: ignore[no-untyped-def]
+    g_re, g_im = dh_re + e_re, dh_im + e_im
+    return (a_re * g_re + a_im * g_im).without_denormals(), (a_re * g_im - a_im * g_re).without_denormals()
+
+
+@rowwise()
+def _gain_complex(w_re, w_im, a_re, a_im):  # type: ignore[no-untyped-def]
+    return (a_re * w_re - a_im * w_im).without_denormals(), (a_re * w_im + a_im * w_re).without_denormals()
+
+
+@rowwise()
+def _add_product(e, w, start):  # type: ignore[no-untyped-def]
+    return (e + w * start,)
+
+
+@rowwise()
+def _add_product_complex(e_re, e_im, w_re, w_im, re, im):  # type: ignore[no-untyped-def]
+    return e_re + w_re * re - w_im * im, e_im + w_re * im + w_im * re
+
+
+@rowwise()
+def _add_product_conjugate(e_re, e_im, w_re, w_im, re, im):  # type: ignore[no-untyped-def]
+    return e_re + w_re * re + w_im * im, e_im + w_re * im - w_im * re
+
+
+@lean
+def _summary_real(a, a_rows, x, cut, backward, reverse, b, T, first, last, D, w, e):  # type: ignore[no-untyped-def]
+    """Steps first..last of row b as the map state -> w * state + e; `backward`, of the gradient from behind.
+
+    It walks as the scan does: towards it, the processor fetches badly, and that took four times as long. w is known
+    beforehand where a is constant. Whether anything passes: where a link is cut no state does, an infinite one neither.
     """
-    for r in range(r0, r1):
-        b, first = r // count, (offset + r % count) * length
-        last = min(first + length, T) - 1
-        w, e = row(gain, r, D, d0, d1), row(end, r, D, d0, d1)
+    passes, varies = True, a_rows[1] > 0
+    e[:] = 0
+    if varies:
         w[:] = 1
-        e[:] = 0
-        for j in range(last - first + 1):
-            k = first + j if backward else last - j
-            t = T - 1 - k if reverse else k
-            a_t, x_t = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1), row(x, b * T + t, D, d0, d1)
-            if cut.size > 0 and cut[b * T + t]:
-                if not backward:
-                    for d in range(w.size):
-                        e[d] += w[d] * x_t[d]
-                w[:] = 0
-                break
-            if backward:
-                for d in range(w.size):
-                    product = w[d] * a_t[d]
-                    e[d] += product * x_t[d]
-                    w[d] = product
-            else:
-                for d in range(w.size):
-                    e[d] += w[d] * x_t[d]
-                    w[d] *= a_t[d]
-            if j % 64 == 63 and _vanished(w):
-                break
+    for j in range(last - first + 1):
+        k = last - j if backward else first + j
+        t = T - 1 - k if reverse else k
+        a_t, x_t = row(a, b * a_rows[0] + t * a_rows[1], D, 0, D), row(x, b * T + t, D, 0, D)
+        is_cut = cut.size > 0 and cut[b * T + t]
+        if is_cut:
+            passes = False
+        if is_cut and not backward:
+            e[:] = 0
+        if backward:
+            _follow_back((e,), (e, a_t, x_t), False)
+        else:
+            _follow((e,), (e, a_t, x_t), False)
+        if varies:
+            _gain((w,), (w, a_t), False)
+        if is_cut and backward:
+            e[:] = 0
+    return passes
 
 
-@jit
-def summary_complex(a, a_rows, x, cut, backward, reverse, T, length, count, offset, D, gain, end, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
-    """As `summary_real`; `backward` with conj(a)."""
-    n = d1 - d0
-    for r in range(r0, r1):
-        b, first = r // count, (offset + r % count) * length
-        last = min(first + length, T) - 1
-        w_re, w_im = row(gain, 2 * r, D, d0, d1), row(gain, 2 * r + 1, D, d0, d1)
-        e_re, e_im = row(end, 2 * r, D, d0, d1), row(end, 2 * r + 1, D, d0, d1)
+@lean
+def _summary_complex(a, a_rows, x, cut, backward, reverse, b, T, first, last, D, w_re, w_im, e_re, e_im):  # type: ignore[no-untyped-def]
+    """As `_summary_real`, from rows of real and rows of imaginary parts; `backward` with conj(a) for e, not for w."""
+    passes, varies = True, a_rows[1] > 0
+    e_re[:] = 0
+    e_im[:] = 0
+    if varies:
         w_re[:] = 1
         w_im[:] = 0
-        e_re[:] = 0
-        e_im[:] = 0
-        for j in range(last - first + 1):
-            k = first + j if backward else last - j
-            t = T - 1 - k if reverse else k
-            i = 2 * (b * a_rows[0] + t * a_rows[1])
-            a_re, a_im = row(a, i, D, d0, d1), row(a, i + 1, D, d0, d1)
-            x_re, x_im = row(x, 2 * (b * T + t), D, d0, d1), row(x, 2 * (b * T + t) + 1, D, d0, d1)
-            is_cut = cut.size > 0 and cut[b * T + t]
-            if not backward:
-                for d in range(n):
-                    e_re[d] += w_re[d] * x_re[d] - w_im[d] * x_im[d]
-                    e_im[d] += w_re[d] * x_im[d] + w_im[d] * x_re[d]
-            if is_cut:
-                w_re[:] = 0
-                w_im[:] = 0
-                break
-            if backward:  # conj(a)
-                for d in range(n):
-                    re = w_re[d] * a_re[d] + w_im[d] * a_im[d]
-                    w_im[d] = w_im[d] * a_re[d] - w_re[d] * a_im[d]
-                    w_re[d] = re
-            else:
-                for d in range(n):
-                    re = w_re[d] * a_re[d] - w_im[d] * a_im[d]
-                    w_im[d] = w_re[d] * a_im[d] + w_im[d] * a_re[d]
-                    w_re[d] = re
-            if backward:
-                for d in range(n):
-                    e_re[d] += w_re[d] * x_re[d] - w_im[d] * x_im[d]
-                    e_im[d] += w_re[d] * x_im[d] + w_im[d] * x_re[d]
-            if j % 64 == 63:
-                re_vanished, im_vanished = _vanished(w_re), _vanished(w_im)  # both, for what else they do
-                if re_vanished and im_vanished:
-                    break
+    for j in range(last - first + 1):
+        k = last - j if backward else first + j
+        t = T - 1 - k if reverse else k
+        i = 2 * (b * a_rows[0] + t * a_rows[1])
+        a_re, a_im = row(a, i, D, 0, D), row(a, i + 1, D, 0, D)
+        x_re, x_im = row(x, 2 * (b * T + t), D, 0, D), row(x, 2 * (b * T + t) + 1, D, 0, D)
+        is_cut = cut.size > 0 and cut[b * T + t]
+        if is_cut:
+            passes = False
+        if is_cut and not backward:
+            e_re[:] = 0
+            e_im[:] = 0
+        if backward:
+            _follow_back_complex((e_re, e_im), (e_re, e_im, a_re, a_im, x_re, x_im), False)
+        else:
+            _follow_complex((e_re, e_im), (e_re, e_im, a_re, a_im, x_re, x_im), False)
+        if varies:
+            _gain_complex((w_re, w_im), (w_re, w_im, a_re, a_im), False)
+        if is_cut and backward:
+            e_re[:] = 0
+            e_im[:] = 0
+    return passes
+
+
+@lean
+def take_turn(turns, backward):  # type: ignore[no-untyped-def]
+    """The next piece to be scanned, or -1 after the last."""
+    pieces = turns.size - 1
+    turn = add_one(turns, pieces)
+    return -1 if turn >= pieces else pieces - 1 - turn if backward else turn
+
+
+@lean
+def carry_real(turns, a, a_rows, x, carries, gains, cut, backward, reverse, T, length, pieces, D, r):  # type: ignore[no-untyped-def]
+    """Wait for what piece r starts from, which is row r of `carries`, and give the next one what that starts from."""
+    b, piece = r // pieces, r % pieces
+    after = r - 1 if backward else r + 1
+    if (piece == 0) if backward else (piece == pieces - 1):
+        wait(turns, r)
+        return
+    first = piece * length
+    last = min(first + length, T) - 1
+    W = apart(D)
+    gain, start, end = row(gains, r, W, 0, D), row(carries, r, W, 0, D), row(carries, after, W, 0, D)
+    passes = _summary_real(a, a_rows, x, cut, backward, reverse, b, T, first, last, D, gain, end)
+    wait(turns, r)
+    if passes:
+        _add_product((end,), (end, gain, start), False)
+    announce(turns, after)
+
+
+@lean
+def carry_complex(turns, a, a_rows, x, carries, gains, cut, backward, reverse, T, length, pieces, D, r):  # type: ignore[no-untyped-def]
+    """As `carry_real`."""
+    b, piece = r // pieces, r % pieces
+    after = r - 1 if backward else r + 1
+    if (piece == 0) if backward else (piece == pieces - 1):
+        wait(turns, r)
+        return
+    first = piece * length
+    last = min(first + length, T) - 1
+    W = apart(D)
+    w_re, w_im = row(gains, 2 * r, W, 0, D), row(gains, 2 * r + 1, W, 0, D)
+    re, im = row(carries, 2 * r, W, 0, D), row(carries, 2 * r + 1, W, 0, D)
+    e_re, e_im = row(carries, 2 * after, W, 0, D), row(carries, 2 * after + 1, W, 0, D)
+    passes = _summary_complex(a, a_rows, x, cut, backward, reverse, b, T, first, last, D, w_re, w_im, e_re, e_im)
+    wait(turns, r)
+    if passes and backward:
+        _add_product_conjugate((e_re, e_im), (e_re, e_im, w_re, w_im, re, im), False)
+    elif passes:
+        _add_product_complex((e_re, e_im), (e_re, e_im, w_re, w_im, re, im), False)
+    announce(turns, after)
