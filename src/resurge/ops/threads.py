@@ -15,7 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 _Box = tuple[int, int, int, int]
 _forked = False
@@ -81,6 +83,14 @@ def _on_pool(call: Callable[[_Box], None], cut: Sequence[_Box]) -> None:
     call(first)
     for future in futures:
         future.result()
+
+
+def flat(tensor: Tensor | None) -> np.ndarray:
+    """The numbers of a tensor for a kernel, in their own memory if they lie in order; None is an empty mask."""
+    array: np.ndarray = (
+        (torch.empty(0, dtype=torch.bool) if tensor is None else tensor.detach().contiguous()).view(-1).numpy()
+    )
+    return array
 
 
 def boxes(rows: int, channels: int, parts: int) -> list[_Box]:

@@ -1,9 +1,5 @@
 """The product of a matrix and a vector inside numba kernels."""
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from resurge.jit import jit
 
 
@@ -28,11 +24,3 @@ def add_product(target, w, rows):  # type: ignore[no-untyped-def]
         for i in range(n):
             target[i] += w0 * r0[i]
         j += 1
-
-
-def flat(tensor: Tensor | None) -> np.ndarray:
-    """The numbers of a tensor for a kernel, in their own memory if they lie in order; None is an empty mask."""
-    array: np.ndarray = (
-        (torch.empty(0, dtype=torch.bool) if tensor is None else tensor.detach().contiguous()).view(-1).numpy()
-    )
-    return array

@@ -22,7 +22,7 @@ from resurge.ops.diagonal import cpu_in_turn as in_turn
 from resurge.ops.diagonal import cpu_kernels as kernels
 from resurge.ops.diagonal.cpu_pieces import apart
 from resurge.ops.diagonal.form import PLAIN
-from resurge.ops.threads import run
+from resurge.ops.threads import flat, run
 
 # Shorter rows are not cut.
 _SHORTEST = 4096
@@ -32,21 +32,12 @@ _PIECE = 1 << 17
 _LEAST = 64
 
 
-def _flat(tensor: Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().contiguous().view(-1).numpy()
-    return array
-
-
-def _a_rows(a: Tensor) -> tuple[int, int]:
+def steps_between(a: Tensor) -> tuple[int, int]:
     """How many rows of `a` (1 or B, 1 or T, ...) lie between two rows of the batch, and between two steps."""
     return (a.shape[1] if a.shape[0] > 1 else 0), (1 if a.shape[1] > 1 else 0)
 
 
-def _cut(cut: Tensor | None) -> np.ndarray:
-    return np.empty(0, np.bool_) if cut is None else _flat(cut)
-
-
-def _pieces(B: int, T: int, D: int, form: int) -> tuple[int, int]:
+def pieces_of(B: int, T: int, D: int, form: int) -> tuple[int, int]:
     """(steps a piece, pieces a row). Exponentials keep the threads busy without pieces: the channels are shared out."""
     threads = torch.get_num_threads()
     if form != PLAIN or B % threads == 0 or 4 * threads <= B or _SHORTEST > T:
@@ -73,7 +64,7 @@ def _starts(
         steps = torch.full((pieces, 1), float(length), dtype=torch.float64)
         steps[-1] = T - (pieces - 1) * length
         gains[..., :D] = _power(a, steps if a.dim() == 3 else steps[:, None])
-    return carries, (turns, _flat(gains))
+    return carries, (turns, flat(gains))
 
 
 def _power(a: Tensor, exponent: Tensor) -> Tensor:
@@ -92,17 +83,17 @@ def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool,
     x = x.contiguous()
     h = torch.empty_like(x)
     B, T, D = x.shape[0], x.shape[1], x.shape[-1]
-    length, pieces = _pieces(B, T, D, form)
+    length, pieces = pieces_of(B, T, D, form)
     carries, turns = _starts(a, T, h0, (length, pieces), backward=False)
     work = x.new_empty(B, 0 if form == PLAIN else 2, apart(D))
-    arguments = (_flat(a), _a_rows(a), _flat(x), _flat(carries), _cut(cut), reverse, form, T, length, pieces, D)
+    arguments = (flat(a), steps_between(a), flat(x), flat(carries), flat(cut), reverse, form, T, length, pieces, D)
     if x.dim() == 4:
         kernel = in_turn.forward_complex if turns else kernels.forward_complex
     elif form == PLAIN:
         kernel = in_turn.forward_real if turns else kernels.forward_real
     else:
         kernel = kernels.forward_log
-    run(kernel, (*arguments, _flat(work), _flat(h), *turns), B * pieces, 1 if turns else D, x.numel())
+    run(kernel, (*arguments, flat(work), flat(h), *turns), B * pieces, 1 if turns else D, x.numel())
     return h, h[:, 0 if reverse else -1].clone()
 
 
@@ -124,7 +115,7 @@ def backward(
     B, T, D = h.shape[0], h.shape[1], h.shape[-1]
     constant = a.shape[1] == 1
     dh = dh.contiguous()
-    length, pieces = _pieces(B, T, D, form)
+    length, pieces = pieces_of(B, T, D, form)
     carries, turns = _starts(a, T, dh_last, (length, pieces), backward=True)
     dx = torch.empty_like(h, memory_format=torch.contiguous_format)
     dh0 = torch.empty_like(h0, memory_format=torch.contiguous_format)
@@ -137,8 +128,8 @@ def backward(
     else:
         kernel = kernels.backward_log
     work = h.new_zeros(B, pieces, 3, apart(D))
-    arguments = (_flat(a), _a_rows(a), _flat(x), _flat(h), _flat(h0), _cut(cut), reverse, form, T, length, pieces, D)
-    gradients = (_flat(work), _flat(dh), _flat(carries), _flat(da), _flat(sums), _flat(dx), _flat(dh0))
+    arguments = (flat(a), steps_between(a), flat(x), flat(h), flat(h0), flat(cut), reverse, form, T, length, pieces, D)
+    gradients = (flat(work), flat(dh), flat(carries), flat(da), flat(sums), flat(dx), flat(dh0))
     run(kernel, (*arguments, *gradients, *turns), B * pieces, 1 if turns else D, h.numel())
     if constant:
         da = sums.sum(1, keepdim=True)

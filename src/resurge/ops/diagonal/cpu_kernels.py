@@ -14,17 +14,17 @@ from resurge.ops.streaming import fetch, settle, streams
 
 # How many float32 products are summed before they go to the float64 sum of a coefficient's gradient: a plain
 # float32 sum over a million steps would lose half its digits.
-_PARTIAL = 64
+PARTIAL = 64
 
 # How many steps ahead the backward kernels of constant coefficients fetch: 30 % faster, where others gain nothing.
-_AHEAD = 3
+AHEAD = 3
 
 # The derivative of sqrt(v) is bounded by 1000, as in the published code of RG-LRU.
 _LEAST = 2.5e-7
 
 
 @lean
-def _move(source, target):  # type: ignore[no-untyped-def]
+def move(source, target):  # type: ignore[no-untyped-def]
     """Add a row to another, wider one, and start it anew."""
     for d in range(source.size):
         target[d] += source[d]
@@ -68,7 +68,7 @@ def _retreat_log(dh, carry, a, before):  # type: ignore[no-untyped-def]
     return g, carry * before, carry
 
 
-def _back(dh_re, dh_im, re, im, a_re, a_im):  # type: ignore[no-untyped-def]
+def step_back(dh_re, dh_im, re, im, a_re, a_im):  # type: ignore[no-untyped-def]
     """The gradient to the state, and with conj(a) to the one before."""
     g_re, g_im = dh_re + re, dh_im + im
     return g_re, g_im, (a_re * g_re + a_im * g_im).without_denormals(), (a_re * g_im - a_im * g_re).without_denormals()
@@ -76,13 +76,13 @@ def _back(dh_re, dh_im, re, im, a_re, a_im):  # type: ignore[no-untyped-def]
 
 @rowwise()
 def _retreat_complex(dh_re, dh_im, re, im, a_re, a_im, h_re, h_im):  # type: ignore[no-untyped-def]
-    g_re, g_im, re, im = _back(dh_re, dh_im, re, im, a_re, a_im)
+    g_re, g_im, re, im = step_back(dh_re, dh_im, re, im, a_re, a_im)
     return g_re, g_im, g_re * h_re + g_im * h_im, g_im * h_re - g_re * h_im, re, im
 
 
 @rowwise()
 def _retreat_adding_complex(dh_re, dh_im, re, im, a_re, a_im, h_re, h_im, total_re, total_im):  # type: ignore[no-untyped-def]
-    g_re, g_im, re, im = _back(dh_re, dh_im, re, im, a_re, a_im)
+    g_re, g_im, re, im = step_back(dh_re, dh_im, re, im, a_re, a_im)
     return g_re, g_im, total_re + g_re * h_re + g_im * h_im, total_im + g_im * h_re - g_re * h_im, re, im
 
 
@@ -143,7 +143,7 @@ def forward_complex(a, a_rows, x, carries, cut, reverse, form, T, length, pieces
 
 
 @inlined
-def _fetch_ahead(dh, h, dx, index, D, d0, d1):  # type: ignore[no-untyped-def]
+def fetch_ahead(dh, h, dx, index, D, d0, d1):  # type: ignore[no-untyped-def]
     fetch(row(dh, index, D, d0, d1))
     fetch(row(h, index, D, d0, d1))
     fetch(row(dx, index, D, d0, d1))
@@ -162,8 +162,8 @@ def backward_real(  # type: ignore[no-untyped-def]
         total = row(work, 3 * r + 1, W, d0, d1)
         for k in range(min(first + length, T) - 1, first - 1, -1):
             t = T - 1 - k if reverse else k
-            if constant and k >= first + _AHEAD:
-                _fetch_ahead(dh, h, dx, b * T + (t + _AHEAD if reverse else t - _AHEAD), D, d0, d1)
+            if constant and k >= first + AHEAD:
+                fetch_ahead(dh, h, dx, b * T + (t + AHEAD if reverse else t - AHEAD), D, d0, d1)
             is_cut = cut.size > 0 and cut[b * T + t]
             if is_cut:  # the state before is taken as zero, and no gradient goes to it
                 before = zeros
@@ -175,8 +175,8 @@ def backward_real(  # type: ignore[no-untyped-def]
             dh_t, dx_t = row(dh, b * T + t, D, d0, d1), row(dx, b * T + t, D, d0, d1)
             if constant:
                 _retreat_adding((dx_t, total, carry), (dh_t, carry, a_t, before, total), False)
-                if k % _PARTIAL == 0 or k == first:
-                    _move(total, row(sums, r, D, d0, d1))
+                if k % PARTIAL == 0 or k == first:
+                    move(total, row(sums, r, D, d0, d1))
             else:
                 da_t = row(da, b * T + t, D, d0, d1)
                 _retreat((dx_t, da_t, carry), (dh_t, carry, a_t, before), False)
@@ -242,10 +242,10 @@ def backward_complex(  # type: ignore[no-untyped-def]
         zeros = row(work, 3 * r + 2, W, d0, d1)
         for k in range(min(first + length, T) - 1, first - 1, -1):
             t = T - 1 - k if reverse else k
-            if constant and k >= first + _AHEAD:
-                ahead = 2 * (b * T + (t + _AHEAD if reverse else t - _AHEAD))
-                _fetch_ahead(dh, h, dx, ahead, D, d0, d1)
-                _fetch_ahead(dh, h, dx, ahead + 1, D, d0, d1)
+            if constant and k >= first + AHEAD:
+                ahead = 2 * (b * T + (t + AHEAD if reverse else t - AHEAD))
+                fetch_ahead(dh, h, dx, ahead, D, d0, d1)
+                fetch_ahead(dh, h, dx, ahead + 1, D, d0, d1)
             is_cut = cut.size > 0 and cut[b * T + t]
             if is_cut:
                 h_re, h_im = zeros, zeros
@@ -261,9 +261,9 @@ def backward_complex(  # type: ignore[no-untyped-def]
             given = (dh_re, dh_im, re, im, a_re, a_im, h_re, h_im)
             if constant:
                 _retreat_adding_complex((dx_re, dx_im, total_re, total_im, re, im), (*given, total_re, total_im), False)
-                if k % _PARTIAL == 0 or k == first:
-                    _move(total_re, row(sums, 2 * r, D, d0, d1))
-                    _move(total_im, row(sums, 2 * r + 1, D, d0, d1))
+                if k % PARTIAL == 0 or k == first:
+                    move(total_re, row(sums, 2 * r, D, d0, d1))
+                    move(total_im, row(sums, 2 * r + 1, D, d0, d1))
             else:
                 da_re, da_im = row(da, j, D, d0, d1), row(da, j + 1, D, d0, d1)
                 _retreat_complex((dx_re, dx_im, da_re, da_im, re, im), given, False)

@@ -9,12 +9,6 @@ from resurge.ops.rows import rowwise
 from resurge.ops.turns import add_one, announce, wait
 
 
-@jit
-def smallest_normal(like):  # type: ignore[no-untyped-def]
-    """The smallest normal number of the type of `like`."""
-    return like.dtype.type(1.2e-38 if like.itemsize == 4 else 2.3e-308)
-
-
 @inlined
 def row(array, index, D, d0, d1):  # type: ignore[no-untyped-def]
     """Channels d0..d1 of row `index` of a flat array with rows of D numbers."""

@@ -8,9 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from resurge.jit import jit, summing
-from resurge.ops.dense.cpu import add_product, flat
+from resurge.ops.dense.cpu import add_product
 from resurge.ops.elementary import sigmoid, tanh
-from resurge.ops.threads import run
+from resurge.ops.threads import flat, run
 
 
 @jit

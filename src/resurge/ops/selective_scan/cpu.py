@@ -15,9 +15,14 @@ import torch
 from torch import Tensor
 
 from resurge.jit import jit, summing
-from resurge.ops.diagonal.cpu_pieces import smallest_normal
 from resurge.ops.elementary import exp, sigmoid, softplus
-from resurge.ops.threads import run
+from resurge.ops.threads import flat, run
+
+
+@jit
+def _smallest_normal(like):  # type: ignore[no-untyped-def]
+    """The smallest normal number of the type of `like`."""
+    return like.dtype.type(1.2e-38 if like.itemsize == 4 else 2.3e-308)
 
 
 @jit
@@ -68,7 +73,7 @@ def _forward(  # type: ignore[no-untyped-def]
     u, delta, A, B, C, skip, z, bias, h0, dt, cut, every, T, N, D, width, blocks, y, last, borders, r0, r1, _0, _1
 ):
     chunks = (T - 1) // every + 1
-    tiny = smallest_normal(u)
+    tiny = _smallest_normal(u)
     for r in range(r0, r1):
         b, c0 = r // blocks, (r % blocks) * width
         n = min(width, D - c0)
@@ -154,7 +159,7 @@ def _backward(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """g_t = C_t dy_t + exp(Δ_{t+1} A) g_{t+1}, and from it all gradients; sums over time in float64, by chunks."""
     chunks = (T - 1) // every + 1
-    kind, tiny = u.dtype, smallest_normal(u)
+    kind, tiny = u.dtype, _smallest_normal(u)
     zero = tiny - tiny
     for r in range(r0, r1):
         b, block = r // blocks, r % blocks
@@ -249,11 +254,6 @@ def _add(packed, n, target, rows, D, c0):  # type: ignore[no-untyped-def]
             source[d] = 0
 
 
-def _flat(tensor: Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().contiguous().view(-1).numpy()
-    return array
-
-
 def _width(D: int) -> int:
     """Channels a block: long enough for the loops, and blocks enough for some threads."""
     return min(128, max(64, -(-D // 4)))
@@ -265,7 +265,7 @@ def _arguments(u, delta, A, B, C, skip, z, bias, h0, dt, cut, every):  # type: i
     width = _width(D)
     z, dt = (u[:0] if v is None else v for v in (z, dt))
     real = (u, delta, A.t(), B, C, skip, z, bias, h0.mT, dt)
-    tensors = (*(_flat(v) for v in real), np.empty(0, np.bool_) if cut is None else _flat(cut))
+    tensors = (*(flat(v) for v in real), flat(cut))
     return *tensors, every, T, N, D, width, -(-D // width)
 
 
@@ -278,7 +278,7 @@ def forward(
     y, last = u.new_empty(u.shape), h0.new_empty(rows, N, D)
     borders = h0.new_empty(rows, (T - 1) // every, N, D)
     arguments = _arguments(u, delta, A, B, C, skip, z, bias, h0, dt, cut, every)
-    run(_forward, (*arguments, *(_flat(v) for v in (y, last, borders))), rows * arguments[-1], 1, u.numel() * N)
+    run(_forward, (*arguments, *(flat(v) for v in (y, last, borders))), rows * arguments[-1], 1, u.numel() * N)
     return y, last.mT.contiguous(), borders
 
 
@@ -295,7 +295,7 @@ def backward(
     dB, dC = u.new_empty(blocks, rows, T, N), u.new_empty(blocks, rows, T, N)
     dh0, ddt = h0.new_empty(rows, N, D), u.new_empty(blocks, *(0,) if dt is None else (rows, T))
     gradients = (du, ddelta, dA, dB, dC, dskip, dz, dbias, dh0, ddt)
-    tensors = (_flat(v) for v in (borders, dy, dlast.mT, *gradients))
+    tensors = (flat(v) for v in (borders, dy, dlast.mT, *gradients))
     run(_backward, (*arguments, *tensors), rows * blocks, 1, u.numel() * N)
     dA, dskip, dbias = (v.sum(0).to(A.dtype) for v in (dA, dskip, dbias))
     dB, dC, ddt = (v.sum(0) for v in (dB, dC, ddt))

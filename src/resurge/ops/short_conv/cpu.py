@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from resurge.jit import jit
-from resurge.ops.threads import run
+from resurge.ops.threads import flat, run
 
 # Steps a block. So many float32 products are summed before they go to a float64 sum: over a million steps a float32 sum
 # would lose half its digits.
@@ -191,24 +191,19 @@ def _add_steps(total, n, wide, u, i, p, v, j, q, steps, many):  # type: ignore[n
     _add_products(total[:n], u, i + done * p, p, v, j + done * q, q, steps - done)
 
 
-def _flat(tensor: Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().contiguous().view(-1).numpy()
-    return array
-
-
 def _arguments(x: Tensor, rows: Tensor, state: Tensor, reset: Tensor | None) -> tuple[Any, ...]:
     """What both kernels take: `rows` are the taps, (number, D)."""
     T, D = x.shape[1:]
     many = max(1, _LOOP // D)
-    cut = np.empty(0, np.bool_) if reset is None else _flat(reset)
-    return _flat(x), _flat(rows.repeat(1, many)), many, _flat(state), cut, T, state.shape[1] + 1, D, -(-T // _BLOCK)
+    cut = flat(reset)
+    return flat(x), flat(rows.repeat(1, many)), many, flat(state), cut, T, state.shape[1] + 1, D, -(-T // _BLOCK)
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
     """(y, last K-1 inputs), as `reference.convolve`."""
     y, last = x.new_empty(x.shape), state.new_empty(state.shape)
     *arguments, blocks = _arguments(x, torch.cat([weight.t(), bias[None]]), state, reset)
-    run(_forward, (*arguments, blocks, _flat(y), _flat(last)), len(x) * blocks, 1, x.numel())
+    run(_forward, (*arguments, blocks, flat(y), flat(last)), len(x) * blocks, 1, x.numel())
     return y, last
 
 
@@ -219,10 +214,10 @@ def backward(
     D, K = weight.shape
     dx, dstate = x.new_empty(x.shape), state.new_empty(state.shape)
     x_, rows, many, state_, *sizes, blocks = _arguments(x, weight.t().flip(0), state, reset)
-    dy_ = _flat(dy)
-    to_inputs = (rows, many, *sizes, blocks, dy_, _flat(dlast), _flat(dx), _flat(dstate))
+    dy_ = flat(dy)
+    to_inputs = (rows, many, *sizes, blocks, dy_, flat(dlast), flat(dx), flat(dstate))
     run(_to_inputs, to_inputs, len(x) * blocks, 1, x.numel())
     sums = weight.new_zeros(len(x) * blocks, K + 1, D)
-    run(_to_weights, (x_, many, state_, *sizes, blocks, dy_, _flat(sums)), len(x) * blocks, 1, x.numel())
+    run(_to_weights, (x_, many, state_, *sizes, blocks, dy_, flat(sums)), len(x) * blocks, 1, x.numel())
     total = sums.sum(0, dtype=torch.float64).to(weight.dtype)
     return dx, total[:K].t().contiguous(), total[K].clone(), dstate

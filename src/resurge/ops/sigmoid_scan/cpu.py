@@ -7,9 +7,9 @@ import numpy as np
 from torch import Tensor
 
 from resurge.jit import jit
-from resurge.ops.dense.cpu import add_product, flat
+from resurge.ops.dense.cpu import add_product
 from resurge.ops.elementary import sigmoid
-from resurge.ops.threads import run
+from resurge.ops.threads import flat, run
 
 
 @jit

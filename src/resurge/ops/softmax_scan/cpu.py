@@ -20,7 +20,7 @@ from resurge.jit import jit, summing
 from resurge.ops.elementary import exp
 from resurge.ops.softmax_scan.composable import join
 from resurge.ops.softmax_scan.state import EMPTY, EVERY, LARGEST_ERROR, beyond_a_shift, empty, pack, unpack
-from resurge.ops.threads import run
+from resurge.ops.threads import flat, run
 
 # Fewer steps a piece are not worth a pass of their own.
 _SHORTEST = 2048
@@ -306,11 +306,6 @@ def _backward_block(  # type: ignore[no-untyped-def]
     _row(gains, row, 2 * H, H + h0, H + h1)[:] = largest
 
 
-def _flat(tensor: Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().contiguous().view(-1).numpy()
-    return array
-
-
 class _Plan:
     """Sizes and arguments that the kernels of one call share."""
 
@@ -319,8 +314,8 @@ class _Plan:
         self.dtype = v.dtype
         decay = k.new_zeros(self.H) if w is None else w
         bonus = k.new_empty(0) if u is None else u
-        self.inputs = tuple(_flat(z) for z in (k, v, decay, bonus))
-        self.cut = np.empty(0, np.bool_) if cut is None else _flat(cut)
+        self.inputs = tuple(flat(z) for z in (k, v, decay, bonus))
+        self.cut = flat(cut)
         threads = torch.get_num_threads()
         self.length, self.pieces = self.T, 1
         if 2 * self.B * max(1, self.D // 16) < threads and 2 * _SHORTEST <= self.T:
@@ -341,14 +336,14 @@ def forward(
     y = torch.empty(v.shape, dtype=v.dtype)
     borders = start.new_empty(plan.B, (plan.T - 1) // EVERY, start.shape[1])
     lasts = start.new_empty(plan.B, plan.pieces, start.shape[1])
-    targets = _flat(y), _flat(borders), _flat(lasts)
+    targets = flat(y), flat(borders), flat(lasts)
     starts = start[:, None]
     if plan.pieces > 1:
         nothing = pack(empty(plan.B, plan.H, plan.D, device=start.device, dtype=start.dtype))
         starts = nothing[:, None].expand(-1, plan.pieces, -1)
-        plan.run(_forward, *plan.inputs, _flat(starts), plan.cut, *plan.sizes, *targets)
+        plan.run(_forward, *plan.inputs, flat(starts), plan.cut, *plan.sizes, *targets)
         starts = _starts(plan, start, lasts, w, cut)
-    plan.run(_forward, *plan.inputs, _flat(starts), plan.cut, *plan.sizes, *targets)
+    plan.run(_forward, *plan.inputs, flat(starts), plan.cut, *plan.sizes, *targets)
     return y, lasts[:, -1].clone(), borders
 
 
@@ -374,16 +369,16 @@ def backward(
     dw, du = torch.zeros(2, plan.B * plan.pieces, plan.H, dtype=torch.float64)
     fronts = start.new_empty(plan.B, plan.pieces, start.shape[1])
     gains = start.new_empty(plan.B, plan.pieces, 2, plan.H)
-    inputs = (*plan.inputs, _flat(start), plan.cut, _flat(borders), *plan.sizes, _flat(dy))
-    targets = _flat(dk), _flat(dv), _flat(dw), _flat(du), _flat(fronts), _flat(gains)
+    inputs = (*plan.inputs, flat(start), plan.cut, flat(borders), *plan.sizes, flat(dy))
+    targets = flat(dk), flat(dv), flat(dw), flat(du), flat(fronts), flat(gains)
     behind = beyond_a_shift(dlast, last, plan.H, -1)
     carries = behind[:, None]
     if plan.pieces > 1:
-        plan.run(_backward, *inputs, _flat(torch.zeros_like(fronts)), *targets)
+        plan.run(_backward, *inputs, flat(torch.zeros_like(fronts)), *targets)
         carries = _carries(plan, behind, fronts, gains)
         dw.zero_()
         du.zero_()
-    plan.run(_backward, *inputs, _flat(carries), *targets)
+    plan.run(_backward, *inputs, flat(carries), *targets)
     dstart = beyond_a_shift(fronts[:, 0], start, plan.H, 1)
     dw, du = (start.new_empty(0) if z is None else d.sum(0).to(z.dtype) for z, d in ((w, dw), (u, du)))
     return dk, dv, dw, du, dstart
