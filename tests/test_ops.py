@@ -527,7 +527,7 @@ def test_the_summary_of_a_piece_ends_without_denormals(backward: bool) -> None:
     gain, end = np.empty((2, D), np.float32), np.empty((2, D), np.float32)
     x = np.ones(2 * T * D, np.float32)
     uncut = np.empty(0, np.bool_)
-    assert _summary_complex(a, (0, 1), x, uncut, backward, False, 0, T, 0, T - 1, D, *gain, *end)
+    assert _summary_complex(a, (0, 1), 0, x, uncut, backward, False, 0, T, 0, T - 1, D, *gain, *end)
     assert bool((gain[:, ::2] == 0).all())  # and no denormal is left to work on
     assert bool((np.hypot(*gain[:, 1::2]) > 0.9).all())
 

@@ -14,6 +14,9 @@ A carried number below the smallest normal one is carried as 0: arithmetic with 
 slower, and every state that decays comes by there.
 """
 
+import math
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -48,7 +51,7 @@ def pieces_of(B: int, T: int, D: int, form: int) -> tuple[int, int]:
 
 def _starts(
     a: Tensor, T: int, carry: Tensor, cuts: tuple[int, int], *, backward: bool
-) -> tuple[Tensor, tuple[np.ndarray, ...]]:
+) -> tuple[Tensor, tuple[Any, ...]]:
     """What each piece starts from, the first of each row from `carry`, and what threads need that take turns."""
     length, pieces = cuts
     B, D = carry.shape[0], carry.shape[-1]
@@ -59,23 +62,28 @@ def _starts(
         return carries, ()
     turns = np.zeros(B * pieces + 1, np.int64)
     turns[first : B * pieces : pieces] = 1
-    gains = torch.empty_like(carries)
+    gains, reach = torch.empty_like(carries), 0
     if a.shape[1] == 1:
-        steps = torch.full((pieces, 1), float(length), dtype=torch.float64)
+        steps = torch.full((pieces,), length, dtype=torch.float64)
         steps[-1] = T - (pieces - 1) * length
-        gains[..., :D] = _power(a, steps if a.dim() == 3 else steps[:, None])
-    return carries, (turns, flat(gains))
+        gains[..., :D], reach = _constant(a, steps)
+    return carries, (turns, flat(gains), reach)
 
 
-def _power(a: Tensor, exponent: Tensor) -> Tensor:
+def _constant(a: Tensor, steps: Tensor) -> tuple[Tensor, int]:
+    """a to the power of each number of `steps`, (1 or B, pieces, ...), and of how many steps the power is 0."""
     if a.dim() == 3:
-        power = a.double() ** exponent
+        radius = a[:, 0].double().abs()
+        power = a.double() ** steps[:, None]
     else:
         re, im = a.double().unbind(2)
-        z = torch.polar(torch.hypot(re, im)[:, :, None] ** exponent, torch.atan2(im, re)[:, :, None] * exponent)
-        power = torch.cat([z.real, z.imag], 2)
+        radius, phase = torch.hypot(re, im), torch.atan2(im, re)
+        z = torch.polar(radius ** steps[:, None], phase * steps[:, None])
+        power = torch.stack([z.real, z.imag], 2)
+    smallest = torch.finfo(a.dtype).smallest_normal
     power = power.to(a.dtype)
-    return torch.where(power.abs() < torch.finfo(a.dtype).smallest_normal, 0, power)
+    fade = math.log(smallest) / radius.nan_to_num(1.0).clamp(smallest, 1 - 1e-12).log().max().item()
+    return torch.where(power.abs() < smallest, 0, power), math.ceil(fade)
 
 
 def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, form: int) -> tuple[Tensor, Tensor]:

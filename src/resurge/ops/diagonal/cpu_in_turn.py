@@ -10,22 +10,22 @@ _backward_real, _backward_complex = kernels.backward_real, kernels.backward_comp
 
 @lean
 def forward_real(  # type: ignore[no-untyped-def]
-    a, a_rows, x, carries, cut, reverse, form, T, length, pieces, D, work, h, turns, gains, _0, _1, _2, _3
+    a, a_rows, x, carries, cut, reverse, form, T, length, pieces, D, work, h, turns, gains, reach, _0, _1, _2, _3
 ):
     r = take_turn(turns, False)
     while r >= 0:
-        carry_real(turns, a, a_rows, x, carries, gains, cut, False, reverse, T, length, pieces, D, r)
+        carry_real(turns, a, a_rows, reach, x, carries, gains, cut, False, reverse, T, length, pieces, D, r)
         _forward_real(a, a_rows, x, carries, cut, reverse, form, T, length, pieces, D, work, h, r, r + 1, 0, D)
         r = take_turn(turns, False)
 
 
 @lean
 def forward_complex(  # type: ignore[no-untyped-def]
-    a, a_rows, x, carries, cut, reverse, form, T, length, pieces, D, work, h, turns, gains, _0, _1, _2, _3
+    a, a_rows, x, carries, cut, reverse, form, T, length, pieces, D, work, h, turns, gains, reach, _0, _1, _2, _3
 ):
     r = take_turn(turns, False)
     while r >= 0:
-        carry_complex(turns, a, a_rows, x, carries, gains, cut, False, reverse, T, length, pieces, D, r)
+        carry_complex(turns, a, a_rows, reach, x, carries, gains, cut, False, reverse, T, length, pieces, D, r)
         _forward_complex(a, a_rows, x, carries, cut, reverse, form, T, length, pieces, D, work, h, r, r + 1, 0, D)
         r = take_turn(turns, False)
 
@@ -33,11 +33,11 @@ def forward_complex(  # type: ignore[no-untyped-def]
 @lean
 def backward_real(  # type: ignore[no-untyped-def]
     a, a_rows, x, h, h0, cut, reverse, form, T, length, pieces, D, work, dh, carries, da, sums, dx, dh0, turns, gains,
-    _0, _1, _2, _3,
+    reach, _0, _1, _2, _3,
 ):  # fmt: skip
     r = take_turn(turns, True)
     while r >= 0:
-        carry_real(turns, a, a_rows, dh, carries, gains, cut, True, reverse, T, length, pieces, D, r)
+        carry_real(turns, a, a_rows, reach, dh, carries, gains, cut, True, reverse, T, length, pieces, D, r)
         _backward_real(
             a, a_rows, x, h, h0, cut, reverse, form, T, length, pieces, D, work, dh, carries, da, sums, dx, dh0,
             r, r + 1, 0, D,
@@ -48,11 +48,11 @@ def backward_real(  # type: ignore[no-untyped-def]
 @lean
 def backward_complex(  # type: ignore[no-untyped-def]
     a, a_rows, x, h, h0, cut, reverse, form, T, length, pieces, D, work, dh, carries, da, sums, dx, dh0, turns, gains,
-    _0, _1, _2, _3,
+    reach, _0, _1, _2, _3,
 ):  # fmt: skip
     r = take_turn(turns, True)
     while r >= 0:
-        carry_complex(turns, a, a_rows, dh, carries, gains, cut, True, reverse, T, length, pieces, D, r)
+        carry_complex(turns, a, a_rows, reach, dh, carries, gains, cut, True, reverse, T, length, pieces, D, r)
         _backward_complex(
             a, a_rows, x, h, h0, cut, reverse, form, T, length, pieces, D, work, dh, carries, da, sums, dx, dh0,
             r, r + 1, 0, D,

@@ -15,6 +15,10 @@ def row(array, index, D, d0, d1):  # type: ignore[no-untyped-def]
     return array[index * D + d0 : index * D + d1]
 
 
+# A piece is looked through for where its inputs fade away up to this share of it; else all of it is summed up.
+_WORTH = 4
+
+
 @jit
 def apart(D):  # type: ignore[no-untyped-def]
     """How far apart rows of D numbers have to lie that threads write at every step.
@@ -98,31 +102,79 @@ def _add_product_conjugate(e_re, e_im, w_re, w_im, re, im):  # type: ignore[no-u
     return e_re + w_re * re + w_im * im, e_im + w_re * im - w_im * re
 
 
+@inlined
+def _at(k, T, reverse):  # type: ignore[no-untyped-def]
+    """Where step k of the scan is."""
+    return T - 1 - k if reverse else k
+
+
 @lean
-def _summary_real(a, a_rows, x, cut, backward, reverse, b, T, first, last, D, w, e):  # type: ignore[no-untyped-def]
+def _vanished(w):  # type: ignore[no-untyped-def]
+    alive = 0
+    for d in range(w.size):
+        alive += w[d] != 0
+    return alive == 0
+
+
+@lean
+def _uncut(cut, row_start, first, last, T, reverse):  # type: ignore[no-untyped-def]
+    """Whether no link is cut from step `first` to step `last`."""
+    if cut.size > 0:
+        for k in range(first, last + 1):
+            if cut[row_start + _at(k, T, reverse)]:
+                return False
+    return True
+
+
+@lean
+def _reach_real(a, a_rows, backward, reverse, b, T, first, last, D, w):  # type: ignore[no-untyped-def]
+    """How many steps, from where the map leads to, pass before the product w of their coefficients is 0; or all."""
+    w[:] = 1
+    for j in range((last - first) // _WORTH):
+        t = _at(first + j if backward else last - j, T, reverse)
+        _gain((w,), (w, row(a, b * a_rows[0] + t * a_rows[1], D, 0, D)), False)
+        if j % 16 == 15 and _vanished(w):
+            return j + 1
+    return last - first + 1
+
+
+@lean
+def _reach_complex(a, a_rows, backward, reverse, b, T, first, last, D, w_re, w_im):  # type: ignore[no-untyped-def]
+    w_re[:] = 1
+    w_im[:] = 0
+    for j in range((last - first) // _WORTH):
+        i = 2 * (b * a_rows[0] + _at(first + j if backward else last - j, T, reverse) * a_rows[1])
+        _gain_complex((w_re, w_im), (w_re, w_im, row(a, i, D, 0, D), row(a, i + 1, D, 0, D)), False)
+        if j % 16 == 15 and _vanished(w_re) and _vanished(w_im):
+            return j + 1
+    return last - first + 1
+
+
+@lean
+def _summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, w, e):  # type: ignore[no-untyped-def]
     """Steps first..last of row b as the map state -> w * state + e; `backward`, of the gradient from behind.
 
-    It walks as the scan does: towards it, the processor fetches badly, and that took four times as long. w is known
-    beforehand where a is constant. Whether anything passes: where a link is cut no state does, an infinite one neither.
+    It leaves out what has faded away at its end, and walks as the scan does: towards it, the processor fetches badly,
+    and that took four times as long. Where a is constant, w and `reach` are known beforehand. Whether anything passes:
+    where a link is cut no state does, an infinite one neither.
     """
-    passes, varies = True, a_rows[1] > 0
+    passes, varies = _uncut(cut, b * T, first, last, T, reverse), a_rows[1] > 0
+    steps = _reach_real(a, a_rows, backward, reverse, b, T, first, last, D, w) if varies else reach
+    whole = steps > last - first
     e[:] = 0
-    if varies:
+    if varies and whole:
         w[:] = 1
-    for j in range(last - first + 1):
-        k = last - j if backward else first + j
-        t = T - 1 - k if reverse else k
+    for j in range(min(steps, last - first + 1) - 1, -1, -1):
+        t = _at(first + j if backward else last - j, T, reverse)
         a_t, x_t = row(a, b * a_rows[0] + t * a_rows[1], D, 0, D), row(x, b * T + t, D, 0, D)
         is_cut = cut.size > 0 and cut[b * T + t]
-        if is_cut:
-            passes = False
         if is_cut and not backward:
             e[:] = 0
         if backward:
             _follow_back((e,), (e, a_t, x_t), False)
         else:
             _follow((e,), (e, a_t, x_t), False)
-        if varies:
+        if varies and whole:
             _gain((w,), (w, a_t), False)
         if is_cut and backward:
             e[:] = 0
@@ -130,23 +182,22 @@ def _summary_real(a, a_rows, x, cut, backward, reverse, b, T, first, last, D, w,
 
 
 @lean
-def _summary_complex(a, a_rows, x, cut, backward, reverse, b, T, first, last, D, w_re, w_im, e_re, e_im):  # type: ignore[no-untyped-def]
+def _summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, w_re, w_im, e_re, e_im):  # type: ignore[no-untyped-def]
     """As `_summary_real`, from rows of real and rows of imaginary parts; `backward` with conj(a) for e, not for w."""
-    passes, varies = True, a_rows[1] > 0
+    passes, varies = _uncut(cut, b * T, first, last, T, reverse), a_rows[1] > 0
+    steps = _reach_complex(a, a_rows, backward, reverse, b, T, first, last, D, w_re, w_im) if varies else reach
+    whole = steps > last - first
     e_re[:] = 0
     e_im[:] = 0
-    if varies:
+    if varies and whole:
         w_re[:] = 1
         w_im[:] = 0
-    for j in range(last - first + 1):
-        k = last - j if backward else first + j
-        t = T - 1 - k if reverse else k
+    for j in range(min(steps, last - first + 1) - 1, -1, -1):
+        t = _at(first + j if backward else last - j, T, reverse)
         i = 2 * (b * a_rows[0] + t * a_rows[1])
         a_re, a_im = row(a, i, D, 0, D), row(a, i + 1, D, 0, D)
         x_re, x_im = row(x, 2 * (b * T + t), D, 0, D), row(x, 2 * (b * T + t) + 1, D, 0, D)
         is_cut = cut.size > 0 and cut[b * T + t]
-        if is_cut:
-            passes = False
         if is_cut and not backward:
             e_re[:] = 0
             e_im[:] = 0
@@ -154,7 +205,7 @@ def _summary_complex(a, a_rows, x, cut, backward, reverse, b, T, first, last, D,
             _follow_back_complex((e_re, e_im), (e_re, e_im, a_re, a_im, x_re, x_im), False)
         else:
             _follow_complex((e_re, e_im), (e_re, e_im, a_re, a_im, x_re, x_im), False)
-        if varies:
+        if varies and whole:
             _gain_complex((w_re, w_im), (w_re, w_im, a_re, a_im), False)
         if is_cut and backward:
             e_re[:] = 0
@@ -171,7 +222,7 @@ def take_turn(turns, backward):  # type: ignore[no-untyped-def]
 
 
 @lean
-def carry_real(turns, a, a_rows, x, carries, gains, cut, backward, reverse, T, length, pieces, D, r):  # type: ignore[no-untyped-def]
+def carry_real(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, T, length, pieces, D, r):  # type: ignore[no-untyped-def]
     """Wait for what piece r starts from, which is row r of `carries`, and give the next one what that starts from."""
     b, piece = r // pieces, r % pieces
     after = r - 1 if backward else r + 1
@@ -182,7 +233,7 @@ def carry_real(turns, a, a_rows, x, carries, gains, cut, backward, reverse, T, l
     last = min(first + length, T) - 1
     W = apart(D)
     gain, start, end = row(gains, r, W, 0, D), row(carries, r, W, 0, D), row(carries, after, W, 0, D)
-    passes = _summary_real(a, a_rows, x, cut, backward, reverse, b, T, first, last, D, gain, end)
+    passes = _summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, gain, end)
     wait(turns, r)
     if passes:
         _add_product((end,), (end, gain, start), False)
@@ -190,7 +241,7 @@ def carry_real(turns, a, a_rows, x, carries, gains, cut, backward, reverse, T, l
 
 
 @lean
-def carry_complex(turns, a, a_rows, x, carries, gains, cut, backward, reverse, T, length, pieces, D, r):  # type: ignore[no-untyped-def]
+def carry_complex(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, T, length, pieces, D, r):  # type: ignore[no-untyped-def]
     """As `carry_real`."""
     b, piece = r // pieces, r % pieces
     after = r - 1 if backward else r + 1
@@ -203,7 +254,7 @@ def carry_complex(turns, a, a_rows, x, carries, gains, cut, backward, reverse, T
     w_re, w_im = row(gains, 2 * r, W, 0, D), row(gains, 2 * r + 1, W, 0, D)
     re, im = row(carries, 2 * r, W, 0, D), row(carries, 2 * r + 1, W, 0, D)
     e_re, e_im = row(carries, 2 * after, W, 0, D), row(carries, 2 * after + 1, W, 0, D)
-    passes = _summary_complex(a, a_rows, x, cut, backward, reverse, b, T, first, last, D, w_re, w_im, e_re, e_im)
+    passes = _summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, w_re, w_im, e_re, e_im)
     wait(turns, r)
     if passes and backward:
         _add_product_conjugate((e_re, e_im), (e_re, e_im, w_re, w_im, re, im), False)
