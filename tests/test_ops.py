@@ -562,6 +562,27 @@ def test_one_thread_is_enough_to_take_all_turns() -> None:
         assert torch.equal(a, b), name
 
 
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("kind", ["d", "btd"])
+def test_results_stored_past_the_cache_are_those_kept_in_it(is_complex: bool, kind: str) -> None:
+    case = make_case(6, 5, 4000, 128, kind=kind, is_complex=is_complex, resets=0.01, reverse=False, dtype=torch.float32)
+    assert case.x.numel() * case.x.element_size() > 8 << 20  # and one row of the batch is far smaller
+    assert case.reset is not None
+
+    def scanned(rows: slice) -> list[Tensor]:
+        a, x, h0 = case.a if kind == "d" else case.a[rows], case.x[rows], case.h0[rows]
+        inputs = [v.clone().requires_grad_() for v in (a, x, h0)]
+        h, last = diagonal_scan(*inputs, reset=case.reset[rows])  # type: ignore[index]
+        return [h.detach(), last.detach(), *torch.autograd.grad(h, inputs, case.x[rows])]
+
+    together = scanned(slice(None))
+    for b in range(5):
+        row = slice(b, b + 1)
+        for name, alone, every in zip(NAMES, scanned(row), together, strict=True):
+            if kind == "btd" or name != "da":  # the gradient of a shared a is summed over the batch
+                assert torch.equal(alone, every[row]), name
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 7, 8, 9, 16, 31, 64, 65])
 def test_rowwise_reaches_every_channel_and_no_other(dtype: type, size: int) -> None:

@@ -65,7 +65,7 @@ def _add_real(a, a_rows, h, cut, reverse, T, D, work, dh, da, da_sum, dx, b, d0,
     for k in range(T - 1, -1, -1):
         t = T - 1 - k if reverse else k
         if constant and k >= AHEAD:
-            fetch_ahead(dh, h, dx, b * T + (t + AHEAD if reverse else t - AHEAD), D, d0, d1)
+            fetch_ahead(dh, h, dx, False, b * T + (t + AHEAD if reverse else t - AHEAD), D, d0, d1)
         is_cut = k == 0 or (cut.size > 0 and cut[b * T + t])
         before = zeros if is_cut else row(h, b * T + (t + 1 if reverse else t - 1), D, d0, d1)
         a_t = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1)
@@ -99,8 +99,8 @@ def _add_complex(a, a_rows, h, cut, reverse, T, D, work, dh, da, da_sum, dx, b, 
         i, j = 2 * (b * a_rows[0] + t * a_rows[1]), 2 * (b * T + t)
         if constant and k >= AHEAD:
             later = j + 2 * AHEAD if reverse else j - 2 * AHEAD
-            fetch_ahead(dh, h, dx, later, D, d0, d1)
-            fetch_ahead(dh, h, dx, later + 1, D, d0, d1)
+            fetch_ahead(dh, h, dx, False, later, D, d0, d1)
+            fetch_ahead(dh, h, dx, False, later + 1, D, d0, d1)
         is_cut = k == 0 or (cut.size > 0 and cut[b * T + t])
         if is_cut:
             h_re, h_im = zeros, zeros

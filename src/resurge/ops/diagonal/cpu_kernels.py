@@ -49,13 +49,13 @@ def _advance_complex(re, im, a_re, a_im, x_re, x_im):  # type: ignore[no-untyped
     return h_re, h_im, h_re, h_im
 
 
-@rowwise()
+@rowwise(streamed=2)
 def _retreat(dh, carry, a, before):  # type: ignore[no-untyped-def]
     g = dh + carry
     return g, g * before, (a * g).without_denormals()
 
 
-@rowwise()
+@rowwise(streamed=1)
 def _retreat_adding(dh, carry, a, before, total):  # type: ignore[no-untyped-def]
     g = dh + carry
     return g, total + g * before, (a * g).without_denormals()
@@ -74,13 +74,13 @@ def step_back(dh_re, dh_im, re, im, a_re, a_im):  # type: ignore[no-untyped-def]
     return g_re, g_im, (a_re * g_re + a_im * g_im).without_denormals(), (a_re * g_im - a_im * g_re).without_denormals()
 
 
-@rowwise()
+@rowwise(streamed=4)
 def _retreat_complex(dh_re, dh_im, re, im, a_re, a_im, h_re, h_im):  # type: ignore[no-untyped-def]
     g_re, g_im, re, im = step_back(dh_re, dh_im, re, im, a_re, a_im)
     return g_re, g_im, g_re * h_re + g_im * h_im, g_im * h_re - g_re * h_im, re, im
 
 
-@rowwise()
+@rowwise(streamed=2)
 def _retreat_adding_complex(dh_re, dh_im, re, im, a_re, a_im, h_re, h_im, total_re, total_im):  # type: ignore[no-untyped-def]
     g_re, g_im, re, im = step_back(dh_re, dh_im, re, im, a_re, a_im)
     return g_re, g_im, total_re + g_re * h_re + g_im * h_im, total_im + g_im * h_re - g_re * h_im, re, im
@@ -143,10 +143,11 @@ def forward_complex(a, a_rows, x, carries, cut, reverse, form, T, length, pieces
 
 
 @inlined
-def fetch_ahead(dh, h, dx, index, D, d0, d1):  # type: ignore[no-untyped-def]
+def fetch_ahead(dh, h, dx, past_cache, index, D, d0, d1):  # type: ignore[no-untyped-def]
     fetch(row(dh, index, D, d0, d1))
     fetch(row(h, index, D, d0, d1))
-    fetch(row(dx, index, D, d0, d1))
+    if not past_cache:
+        fetch(row(dx, index, D, d0, d1))
 
 
 @lean
@@ -155,6 +156,7 @@ def backward_real(  # type: ignore[no-untyped-def]
 ):
     """ĝ_t = dh_t + a_{t+1} ĝ_{t+1};  dx_t = ĝ_t;  da_t = ĝ_t h_{t-1};  dh0 = a_1 ĝ_1."""
     constant = sums.size > 0
+    past_cache = streams(dx, D, d0, d1)
     W = apart(D)
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
@@ -163,7 +165,7 @@ def backward_real(  # type: ignore[no-untyped-def]
         for k in range(min(first + length, T) - 1, first - 1, -1):
             t = T - 1 - k if reverse else k
             if constant and k >= first + AHEAD:
-                fetch_ahead(dh, h, dx, b * T + (t + AHEAD if reverse else t - AHEAD), D, d0, d1)
+                fetch_ahead(dh, h, dx, past_cache, b * T + (t + AHEAD if reverse else t - AHEAD), D, d0, d1)
             is_cut = cut.size > 0 and cut[b * T + t]
             if is_cut:  # the state before is taken as zero, and no gradient goes to it
                 before = zeros
@@ -174,16 +176,17 @@ def backward_real(  # type: ignore[no-untyped-def]
             a_t = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1)
             dh_t, dx_t = row(dh, b * T + t, D, d0, d1), row(dx, b * T + t, D, d0, d1)
             if constant:
-                _retreat_adding((dx_t, total, carry), (dh_t, carry, a_t, before, total), False)
+                _retreat_adding((dx_t, total, carry), (dh_t, carry, a_t, before, total), past_cache)
                 if k % PARTIAL == 0 or k == first:
                     move(total, row(sums, r, D, d0, d1))
             else:
                 da_t = row(da, b * T + t, D, d0, d1)
-                _retreat((dx_t, da_t, carry), (dh_t, carry, a_t, before), False)
+                _retreat((dx_t, da_t, carry), (dh_t, carry, a_t, before), past_cache)
             if is_cut:
                 carry[:] = 0
         if first == 0:
             _copy((row(dh0, b, D, d0, d1),), (carry,), False)
+    settle()
 
 
 @lean
@@ -234,6 +237,7 @@ def backward_complex(  # type: ignore[no-untyped-def]
 ):
     """As `backward_real`, with conj(a) and conj(h): gradients are dL/dRe + i dL/dIm."""
     constant = sums.size > 0
+    past_cache = streams(dx, D, d0, d1)
     W = apart(D)
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
@@ -244,8 +248,8 @@ def backward_complex(  # type: ignore[no-untyped-def]
             t = T - 1 - k if reverse else k
             if constant and k >= first + AHEAD:
                 ahead = 2 * (b * T + (t + AHEAD if reverse else t - AHEAD))
-                fetch_ahead(dh, h, dx, ahead, D, d0, d1)
-                fetch_ahead(dh, h, dx, ahead + 1, D, d0, d1)
+                fetch_ahead(dh, h, dx, past_cache, ahead, D, d0, d1)
+                fetch_ahead(dh, h, dx, past_cache, ahead + 1, D, d0, d1)
             is_cut = cut.size > 0 and cut[b * T + t]
             if is_cut:
                 h_re, h_im = zeros, zeros
@@ -260,16 +264,19 @@ def backward_complex(  # type: ignore[no-untyped-def]
             dx_re, dx_im = row(dx, j, D, d0, d1), row(dx, j + 1, D, d0, d1)
             given = (dh_re, dh_im, re, im, a_re, a_im, h_re, h_im)
             if constant:
-                _retreat_adding_complex((dx_re, dx_im, total_re, total_im, re, im), (*given, total_re, total_im), False)
+                _retreat_adding_complex(
+                    (dx_re, dx_im, total_re, total_im, re, im), (*given, total_re, total_im), past_cache
+                )
                 if k % PARTIAL == 0 or k == first:
                     move(total_re, row(sums, 2 * r, D, d0, d1))
                     move(total_im, row(sums, 2 * r + 1, D, d0, d1))
             else:
                 da_re, da_im = row(da, j, D, d0, d1), row(da, j + 1, D, d0, d1)
-                _retreat_complex((dx_re, dx_im, da_re, da_im, re, im), given, False)
+                _retreat_complex((dx_re, dx_im, da_re, da_im, re, im), given, past_cache)
             if is_cut:
                 re[:] = 0
                 im[:] = 0
         if first == 0:
             _copy((row(dh0, 2 * b, D, d0, d1),), (re,), False)
             _copy((row(dh0, 2 * b + 1, D, d0, d1),), (im,), False)
+    settle()
