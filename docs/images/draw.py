@@ -1,6 +1,7 @@
 """The pictures of the documentation, each drawn from what the system computes: `python docs/images/draw.py SLUG...`.
 
-Without a slug, all systems' pictures. `digits` draws the README's, from the run of `make demo` in runs/demo.
+Without a slug, all systems' pictures. `digits` draws the README's, from the run of `make demo` in runs/demo, and
+`curves` those of three longer runs, from their folders in runs/.
 """
 
 import sys
@@ -8,7 +9,7 @@ import time
 from pathlib import Path
 
 import torch
-from drawings import PICTURES, digits
+from drawings import PICTURES, curves, digits
 from drawings.style import drawing, save
 
 HERE = Path(__file__).parent
@@ -20,6 +21,10 @@ def main(slugs: list[str]) -> None:
         start = time.process_time()
         if slug == "digits":
             digits.draw(HERE.parents[1] / "runs" / "demo", HERE / "digits.svg")
+            continue
+        if slug == "curves":
+            with drawing():
+                save(curves.draw(HERE.parents[1] / "runs"), HERE / "curves.svg")
             continue
         torch.manual_seed(0)
         path = HERE / "systems" / f"{slug}.svg"

@@ -39,18 +39,18 @@ def imdb() -> Experiment:
 
 
 def scifar_small() -> Experiment:
-    """`scifar` for a CPU: 42.6 % after two epochs, 9.5 minutes of one core (seed 0), and still rising."""
+    """`scifar` for a CPU: 51.5 % of the test images after 22 minutes of one core (seed 0); 42.6 % after two epochs."""
     return Experiment(
         data=SCIFAR(n_val=2_000),
         model=ModelConfig(ring(64, 0.9, 0.999), d_model=64, depth=2),
-        train=TrainConfig(lr=8e-3, lr_factor=0.5, batch_size=32, epochs=2, val_steps=500, log_steps=100),
+        train=TrainConfig(lr=8e-3, lr_factor=0.5, batch_size=32, epochs=5, val_steps=500, log_steps=100),
     )
 
 
 def imdb_small() -> Experiment:
     """`imdb` for a CPU: two blocks of 64 channels.
 
-    81 % of the validation reviews were told after 2,800 of its 2,970 steps, 20 minutes of one core (seed 0).
+    80.6 % of the 25,000 test reviews told right after 20 minutes of one core (seed 0).
     """
     return Experiment(
         data=IMDB(),
