@@ -15,10 +15,11 @@ from torch import Tensor
 
 import resurge
 from resurge.dispatch import interpreted
-from resurge.ops import bidirectional_scan, diagonal_scan
+from resurge.ops import bidirectional_scan, diagonal_scan, selective_scan, short_conv, softmax_scan
 
 T, D = 128, 1024
 B = (1 << 31) // (T * D) + 1
+OPS = ("diagonal", "bidirectional", "short_conv", "softmax_scan", "selective_scan")
 A = 0.1 + 0.8 * torch.rand(D, generator=torch.Generator().manual_seed(1))
 
 
@@ -57,7 +58,7 @@ def last_programs(monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[None]
             kernel[(count,)](*arguments, **constants, **parameters)
 
     with monkeypatch.context() as patch:
-        for op in ("diagonal", "bidirectional"):
+        for op in OPS:
             patch.setattr(importlib.import_module(f"resurge.ops.{op}.gpu"), "launch", launch)
         yield
 
@@ -70,7 +71,7 @@ def last_row(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         kernel(*arguments, rows - 1, rows, 0, channels)
 
     with monkeypatch.context() as patch:
-        for op in ("diagonal", "bidirectional"):
+        for op in OPS:
             patch.setattr(importlib.import_module(f"resurge.ops.{op}.cpu"), "run", run)
         yield
 
@@ -92,12 +93,33 @@ def compare(dtype: torch.dtype, channels: slice) -> None:
     assert_close(dx[-1, :, channels], gradient[0, :, channels], dtype, "dx")
 
 
+def compare_forward(dtype: torch.dtype, channels: slice) -> None:
+    """The other ops' results."""
+    x, step = large(0, dtype), large(1, dtype)
+    step[-1].abs_()
+    generator = torch.Generator().manual_seed(2)
+    weight, A_log = torch.randn(D, 4, generator=generator), torch.rand(D, 4, generator=generator)
+    maps = torch.randn(2, B, T, 4, generator=generator).to(dtype)
+    narrow, wide = ((x, step, maps[0], maps[1]), [v[-1:].double() for v in (x, step, maps[0], maps[1])])
+    for name, call in {
+        "short_conv": lambda x, _, b, c, real: short_conv(x, real(weight)),
+        "softmax_scan": lambda x, step, b, c, real: softmax_scan(step, x, real(A)),
+        "selective_scan": lambda x, step, b, c, real: selective_scan(x, step, -real(A_log), b, c),
+    }.items():
+        y = call(*narrow, torch.Tensor.float)[0]
+        with resurge.backend("reference"):
+            wanted = call(*wide, torch.Tensor.double)[0]
+        assert_close(y[-1, -16:, channels], wanted[0, -16:, channels], dtype, name)  # the last program may start late
+
+
 @pytest.mark.skipif(not interpreted(), reason="single programs run in Triton's interpreter only")
 def test_offsets_of_triton_kernels_have_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     with last_programs(monkeypatch, 1), resurge.backend("triton"):
         compare(torch.bfloat16, slice(D - 128, D))
+        compare_forward(torch.bfloat16, slice(D - 8, D))
 
 
 def test_offsets_of_numba_kernels_have_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     with last_row(monkeypatch):
         compare(torch.float32, slice(None))
+        compare_forward(torch.float32, slice(D - 64, D))
