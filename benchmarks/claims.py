@@ -56,7 +56,7 @@ def at_most(what: str, asked: float, found: dict[str, float], form: str) -> Clai
 
 
 def every(folder: Path) -> Iterator[Claim]:
-    """The lines of issue 3's table."""
+    """What was asked for, line by line."""
     found = {name: results.read(folder, name) for name in ("ops-cpu", "ops-cuda", "train-cpu", "memory", "first_call")}
     on_cpu, on_gpu = ((found[name] or {"rows": []})["rows"] for name in ("ops-cpu", "ops-cuda"))
     for direction, share in zip(PASSES, (0.65, 0.55), strict=True):

@@ -45,7 +45,7 @@ class Plan:
     until: float  # by time.monotonic()
 
     def sizes(self, parts: int) -> list[Sizes]:
-        """256 channels where there is room for them; on the CPU also the size that issue 3 compares with JAX at."""
+        """256 channels where there is room for them; on the CPU also the size of the claim about JAX."""
         numbers = self.numbers // parts
         widths = [(T, min(256, numbers // T)) for T in self.steps]
         every = [Sizes(numbers // (T * D), T, D) for T, D in widths]
