@@ -97,7 +97,7 @@ def adding() -> Experiment:
     The last output answers, since a mean over time would add up without any memory; so the ring starts where states
     remember more than the whole series, with phases that turn less than once in it. The norm is over the batch: over
     the channels, nothing was learnt, at 500 steps neither. At 500 steps it is learnt in 400 (a mean squared error of
-    0.0006); at 5,000, one run of three had learnt it after these 1,000 (0.003), the others answered 1 (0.167). LEM
+    0.0006); at 5,000, one run of two had learnt it after these 1,000 (0.003), the other answered 1 (0.167). LEM
     (`lem/adding`) learns it.
     """
     return Experiment(
