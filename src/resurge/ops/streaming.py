@@ -1,8 +1,8 @@
 """When stores go past the cache, and loads that come early.
 
 A store to memory reads the cache line first, to have the rest of it: an array written once and whole then costs twice
-its size. Stores of whole lines that are marked as not to be kept do not. Kernels that are bound by
-memory stream large results out (`rows.rowwise`); `copy_` of PyTorch does the same inside.
+its size. Stores of whole lines that are marked as not to be kept do not. Kernels that are bound by memory stream large
+results out (`rows.rowwise`); `copy_` of PyTorch does the same inside.
 """
 
 from typing import Any

@@ -50,6 +50,11 @@ def pieces_of(B: int, T: int, D: int, form: int) -> tuple[int, int]:
     return length, -(-T // length)
 
 
+def _numbers(x: Tensor, form: int) -> str:
+    """Which of the kernels of a direction serves: for complex or real states, or real ones from log a."""
+    return "complex" if x.dim() == 4 else "real" if form == PLAIN else "log"
+
+
 def _starts(
     a: Tensor, T: int, carry: Tensor, cuts: tuple[int, int], *, backward: bool
 ) -> tuple[Tensor, tuple[Any, ...]]:
@@ -72,7 +77,7 @@ def _starts(
 
 
 def _constant(a: Tensor, steps: Tensor) -> tuple[Tensor, int]:
-    """a to the power of each number of `steps`, (1 or B, pieces, ...), and of how many steps the power is 0."""
+    """a^n for each n of `steps` (pieces,), shaped (1 or B, pieces, ...), and the n from which on it is carried as 0."""
     if a.dim() == 3:
         radius = a[:, 0].double().abs()
         power = a.double() ** steps[:, None]
@@ -96,12 +101,7 @@ def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool,
     carries, turns = _starts(a, T, h0, (length, pieces), backward=False)
     work = x.new_empty(B, 0 if form == PLAIN else 2, apart(D))
     arguments = (flat(a), steps_between(a), flat(x), flat(carries), flat(cut), reverse, form, T, length, pieces, D)
-    if x.dim() == 4:
-        kernel = in_turn.forward_complex if turns else kernels.forward_complex
-    elif form == PLAIN:
-        kernel = in_turn.forward_real if turns else kernels.forward_real
-    else:
-        kernel = kernels.forward_log
+    kernel = getattr(in_turn if turns else kernels, f"forward_{_numbers(x, form)}")
     run(kernel, (*arguments, flat(work), flat(h), *turns), B * pieces, 1 if turns else D, x.numel())
     return h, h[:, 0 if reverse else -1].clone()
 
@@ -130,12 +130,7 @@ def backward(
     dh0 = torch.empty_like(h0, memory_format=torch.contiguous_format)
     da = h.new_empty(0 if constant else h.shape)
     sums = torch.zeros((B, pieces, *h0.shape[1:]) if constant else (0,), dtype=torch.float64)
-    if h.dim() == 4:
-        kernel = in_turn.backward_complex if turns else kernels.backward_complex
-    elif form == PLAIN:
-        kernel = in_turn.backward_real if turns else kernels.backward_real
-    else:
-        kernel = kernels.backward_log
+    kernel = getattr(in_turn if turns else kernels, f"backward_{_numbers(h, form)}")
     work = h.new_zeros(B, pieces, 3, apart(D))
     arguments = (flat(a), steps_between(a), flat(x), flat(h), flat(h0), flat(cut), reverse, form, T, length, pieces, D)
     gradients = (flat(work), flat(dh), flat(carries), flat(da), flat(sums), flat(dx), flat(dh0))
