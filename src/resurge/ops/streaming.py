@@ -22,26 +22,33 @@ _LARGE = 8 << 20
 _emitted: Any = intrinsic
 
 
-@_emitted
-def fetch(typing: Any, array: Any) -> Any:
-    """Ask for a flat array's lines before they are needed: of rows taken last to first, the processor does not."""
+def _fetching(keep: int) -> Any:
+    """Ask for a flat array's lines before they are needed, into the cache of level 4 - keep."""
 
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = signature.args[0]
-        size = kind.dtype.bitwidth // 8
-        array = context.make_array(kind)(context, builder, arguments[0])
-        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        form = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], form)
-        start = builder.bitcast(array.data, byte)
-        step = context.get_constant(types.intp, _LINE)
-        lines = builder.sdiv(array.nitems, context.get_constant(types.intp, _LINE // size))
-        with cgutils.for_range(builder, lines) as loop:
-            place = builder.gep(start, [builder.mul(loop.index, step)])
-            builder.call(prefetch, [place, flag(0), flag(3), flag(1)])  # to read, to keep, data
-        return context.get_dummy_value()
+    @_emitted
+    def fetch(typing: Any, array: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind = signature.args[0]
+            size = kind.dtype.bitwidth // 8
+            array = context.make_array(kind)(context, builder, arguments[0])
+            byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+            form = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+            prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], form)
+            start = builder.bitcast(array.data, byte)
+            step = context.get_constant(types.intp, _LINE)
+            lines = builder.sdiv(array.nitems, context.get_constant(types.intp, _LINE // size))
+            with cgutils.for_range(builder, lines) as loop:
+                place = builder.gep(start, [builder.mul(loop.index, step)])
+                builder.call(prefetch, [place, flag(0), flag(keep), flag(1)])  # to read, data
+            return context.get_dummy_value()
 
-    return types.void(array), emit
+        return types.void(array), emit
+
+    return fetch
+
+
+fetch = _fetching(3)  # of rows taken last to first, that the processor does not fetch by itself
+fetch_for_later = _fetching(2)
 
 
 @_emitted
@@ -56,13 +63,12 @@ def settle(typing: Any) -> Any:
 
 
 @jit
-def streams(array, D, d0, d1):  # type: ignore[no-untyped-def]
-    """Whether channels d0..d1 of the rows of D numbers of a flat array are to be streamed: large, and whole lines."""
+def streams(array, D, d0, d1, parts):  # type: ignore[no-untyped-def]
+    """Whether channels d0..d1 of the rows of D numbers of a flat array are to be streamed: large, and whole lines.
+
+    One line may hold a step's row of real and row of imaginary parts, which are stored together.
+    """
     size = array.itemsize
-    return (
-        array.size * size >= _LARGE
-        and array.ctypes.data % _LINE == 0
-        and D * size % _LINE == 0
-        and d0 * size % _LINE == 0
-        and d1 * size % _LINE == 0
-    )
+    one_line = parts * D * size == _LINE and d1 - d0 == D
+    whole_lines = D * size % _LINE == 0 and d0 * size % _LINE == 0 and d1 * size % _LINE == 0
+    return array.size * size >= _LARGE and array.ctypes.data % _LINE == 0 and (one_line or whole_lines)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from resurge.jit import lean
 from resurge.ops.diagonal import cpu as one_way
-from resurge.ops.diagonal.cpu import pieces_of, steps_between
+from resurge.ops.diagonal.cpu import in_pieces, steps_between
 from resurge.ops.diagonal.cpu_kernels import (
     AHEAD,
     PARTIAL,
@@ -29,21 +29,21 @@ from resurge.ops.threads import flat, run
 @lean
 def _both_real(a, a_rows, x, carry, carry_back, cut, cut_back, T, D, ahead, back, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
     for b in range(b0, b1):
-        forward_real(a, a_rows, x, carry, cut, False, PLAIN, T, T, 1, D, x, ahead, b, b + 1, d0, d1)
-        forward_real(a, a_rows, x, carry_back, cut_back, True, PLAIN, T, T, 1, D, x, back, b, b + 1, d0, d1)
+        forward_real(a, a_rows, x, carry, cut, False, PLAIN, (T, T, 1, 0, D), x, ahead, b, b + 1, d0, d1)
+        forward_real(a, a_rows, x, carry_back, cut_back, True, PLAIN, (T, T, 1, 0, D), x, back, b, b + 1, d0, d1)
 
 
 @lean
 def _both_complex(a, a_rows, x, carry, carry_back, cut, cut_back, T, D, ahead, back, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
     for b in range(b0, b1):
-        forward_complex(a, a_rows, x, carry, cut, False, PLAIN, T, T, 1, D, x, ahead, b, b + 1, d0, d1)
-        forward_complex(a, a_rows, x, carry_back, cut_back, True, PLAIN, T, T, 1, D, x, back, b, b + 1, d0, d1)
+        forward_complex(a, a_rows, x, carry, cut, False, PLAIN, (T, T, 1, 0, D), x, ahead, b, b + 1, d0, d1)
+        forward_complex(a, a_rows, x, carry_back, cut_back, True, PLAIN, (T, T, 1, 0, D), x, back, b, b + 1, d0, d1)
 
 
 @rowwise()
 def _add(dh, carry, a, before, da, dx):  # type: ignore[no-untyped-def]
     g = dh + carry
-    return dx + g, da + g * before, (a * g).without_denormals()
+    return dx + g, da + g * before, a * g
 
 
 @rowwise()
@@ -156,7 +156,7 @@ def forward(a: Tensor, x: Tensor, cut: Tensor | None, cut_back: Tensor | None) -
     x = x.contiguous()
     B, T, D = x.shape[0], x.shape[1], x.shape[-1]
     start = torch.zeros_like(x[:, 0])
-    if pieces_of(B, T, D, PLAIN)[1] > 1:
+    if in_pieces(B, T, PLAIN):
         ahead, _ = one_way.forward(a, x, start, cut, False, PLAIN)
         back, _ = one_way.forward(a, x, start, cut_back, True, PLAIN)
         return ahead, back
@@ -179,7 +179,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """(da shaped as a, dx shaped as the states) from the gradients of both."""
     B, T, D = ahead.shape[0], ahead.shape[1], ahead.shape[-1]
-    if pieces_of(B, T, D, PLAIN)[1] > 1:
+    if in_pieces(B, T, PLAIN):
         start = torch.zeros_like(ahead[:, 0])
         da, dx, _ = one_way.backward(a, ahead, ahead, start, cut, False, PLAIN, d_ahead, start)
         da_back, dx_back, _ = one_way.backward(a, back, back, start, cut_back, True, PLAIN, d_back, start)

@@ -9,9 +9,6 @@ Steps are counted along the scan: step k is at t = k, or at T - 1 - k in reverse
 the threads busy, each row of it is cut into pieces of `length` steps, and the threads take them in turn: a summary
 gives the piece's affine map of the state, which carries the state across to the next piece, and only then the piece is
 scanned, from the cache that the summary has filled. Numbers cross the memory bus once, as they would in one thread.
-
-A carried number below the smallest normal one is carried as 0: arithmetic with denormal numbers is a hundred times
-slower, and every state that decays comes by there.
 """
 
 import math
@@ -30,10 +27,14 @@ from resurge.ops.threads import flat, run
 # Shorter rows are not cut.
 _SHORTEST = 4096
 
-# Numbers a piece at most, so that the cache holds it, and steps a piece at least. Smaller pieces, for the second-level
-# cache, gained a tenth, and lost a half where states fade within a larger one.
-_PIECE = 1 << 20
+# Numbers a piece at most, so that the cache of all cores holds it, or that of one; and steps a piece at least. Where
+# states fade away within a piece, large pieces need no summary of most of it. Where they do not, the summary is cheap
+# if its numbers are in the core's own cache, into which they are fetched during the scan before.
+_LARGE, _SMALL = 1 << 20, 1 << 17
 _LEAST = 64
+
+# States fade within a piece if nothing is left after this share of it.
+_FADES = 8
 
 
 def steps_between(a: Tensor) -> tuple[int, int]:
@@ -41,13 +42,30 @@ def steps_between(a: Tensor) -> tuple[int, int]:
     return (a.shape[1] if a.shape[0] > 1 else 0), (1 if a.shape[1] > 1 else 0)
 
 
-def pieces_of(B: int, T: int, D: int, form: int) -> tuple[int, int]:
-    """(steps a piece, pieces a row). Exponentials keep the threads busy without pieces: the channels are shared out."""
+def in_pieces(B: int, T: int, form: int) -> bool:
+    """Whether rows are cut. Exponentials keep the threads busy without: the channels are shared out."""
     threads = torch.get_num_threads()
-    if form != PLAIN or B % threads == 0 or 4 * threads <= B or _SHORTEST > T:
-        return T, 1
-    length = max(min(_PIECE // D, T // (4 * threads)), _LEAST)
-    return length, -(-T // length)
+    return form == PLAIN and B % threads != 0 and 4 * threads > B and _SHORTEST <= T
+
+
+def _pieces(a: Tensor, T: int, D: int) -> tuple[int, int, int]:
+    """(steps a piece, pieces a row, how many steps ahead numbers are fetched)."""
+    threads = torch.get_num_threads()
+    rows = a.dim() - 2  # of D numbers a step
+    large = max(min(_LARGE // (rows * D), T // (4 * threads)), _LEAST)
+    if _faded_after(a) <= large // _FADES:
+        return large, -(-T // large), 0
+    small = max(min(_SMALL // (rows * D * (2 if a.shape[1] > 1 else 1)), large), _LEAST)
+    return small, -(-T // small), threads * small
+
+
+def _faded_after(a: Tensor) -> int:
+    """After how many steps every state is carried as 0; where a varies, by a sample of it."""
+    some = a[:, :: max(1, a.shape[1] // 64)].double()
+    radius = some.abs() if a.dim() == 3 else torch.hypot(*some.unbind(2))
+    smallest = torch.finfo(a.dtype).smallest_normal
+    rate = radius.nan_to_num(1.0).clamp(smallest, 1 - 1e-12).log().mean(1).max()
+    return math.ceil(math.log(smallest) / rate.item())
 
 
 def _numbers(x: Tensor, form: int) -> str:
@@ -72,24 +90,21 @@ def _starts(
     if a.shape[1] == 1:
         steps = torch.full((pieces,), length, dtype=torch.float64)
         steps[-1] = T - (pieces - 1) * length
-        gains[..., :D], reach = _constant(a, steps)
+        gains[..., :D], reach = _power(a, steps), _faded_after(a)
     return carries, (turns, flat(gains), reach)
 
 
-def _constant(a: Tensor, steps: Tensor) -> tuple[Tensor, int]:
-    """a^n for each n of `steps` (pieces,), shaped (1 or B, pieces, ...), and the n from which on it is carried as 0."""
+def _power(a: Tensor, steps: Tensor) -> Tensor:
+    """a^n for each n of `steps` (pieces,), shaped (1 or B, pieces, ...)."""
     if a.dim() == 3:
-        radius = a[:, 0].double().abs()
         power = a.double() ** steps[:, None]
     else:
         re, im = a.double().unbind(2)
         radius, phase = torch.hypot(re, im), torch.atan2(im, re)
         z = torch.polar(radius ** steps[:, None], phase * steps[:, None])
         power = torch.stack([z.real, z.imag], 2)
-    smallest = torch.finfo(a.dtype).smallest_normal
     power = power.to(a.dtype)
-    fade = math.log(smallest) / radius.nan_to_num(1.0).clamp(smallest, 1 - 1e-12).log().max().item()
-    return torch.where(power.abs() < smallest, 0, power), math.ceil(fade)
+    return torch.where(power.abs() < torch.finfo(a.dtype).smallest_normal, 0, power)
 
 
 def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, form: int) -> tuple[Tensor, Tensor]:
@@ -97,10 +112,11 @@ def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool,
     x = x.contiguous()
     h = torch.empty_like(x)
     B, T, D = x.shape[0], x.shape[1], x.shape[-1]
-    length, pieces = pieces_of(B, T, D, form)
+    length, pieces, ahead = _pieces(a, T, D) if in_pieces(B, T, form) else (T, 1, 0)
     carries, turns = _starts(a, T, h0, (length, pieces), backward=False)
     work = x.new_empty(B, 0 if form == PLAIN else 2, apart(D))
-    arguments = (flat(a), steps_between(a), flat(x), flat(carries), flat(cut), reverse, form, T, length, pieces, D)
+    sizes = (T, length, pieces, ahead, D)
+    arguments = (flat(a), steps_between(a), flat(x), flat(carries), flat(cut), reverse, form, sizes)
     kernel = getattr(in_turn if turns else kernels, f"forward_{_numbers(x, form)}")
     run(kernel, (*arguments, flat(work), flat(h), *turns), B * pieces, 1 if turns else D, x.numel())
     return h, h[:, 0 if reverse else -1].clone()
@@ -124,7 +140,7 @@ def backward(
     B, T, D = h.shape[0], h.shape[1], h.shape[-1]
     constant = a.shape[1] == 1
     dh = dh.contiguous()
-    length, pieces = pieces_of(B, T, D, form)
+    length, pieces, ahead = _pieces(a, T, D) if in_pieces(B, T, form) else (T, 1, 0)
     carries, turns = _starts(a, T, dh_last, (length, pieces), backward=True)
     dx = torch.empty_like(h, memory_format=torch.contiguous_format)
     dh0 = torch.empty_like(h0, memory_format=torch.contiguous_format)
@@ -132,7 +148,8 @@ def backward(
     sums = torch.zeros((B, pieces, *h0.shape[1:]) if constant else (0,), dtype=torch.float64)
     kernel = getattr(in_turn if turns else kernels, f"backward_{_numbers(h, form)}")
     work = h.new_zeros(B, pieces, 3, apart(D))
-    arguments = (flat(a), steps_between(a), flat(x), flat(h), flat(h0), flat(cut), reverse, form, T, length, pieces, D)
+    sizes = (T, length, pieces, ahead, D)
+    arguments = (flat(a), steps_between(a), flat(x), flat(h), flat(h0), flat(cut), reverse, form, sizes)
     gradients = (flat(work), flat(dh), flat(carries), flat(da), flat(sums), flat(dx), flat(dh0))
     run(kernel, (*arguments, *gradients, *turns), B * pieces, 1 if turns else D, h.numel())
     if constant:

@@ -5,7 +5,7 @@ import numpy as np
 from resurge.jit import inlined, jit, lean
 from resurge.ops.diagonal.form import NORMALIZED
 from resurge.ops.elementary import exp, one_minus_exp
-from resurge.ops.rows import rowwise
+from resurge.ops.rows import rowwise, stepwise
 from resurge.ops.turns import add_one, announce, wait
 
 
@@ -15,8 +15,17 @@ def row(array, index, D, d0, d1):  # type: ignore[no-untyped-def]
     return array[index * D + d0 : index * D + d1]
 
 
+# How many steps are taken at once where rows are narrow.
+TILE = 64
+
+# Rows of so many channels are narrow: what a step costs, beside its arithmetic, would be most of it.
+_NARROW = 16
+
 # A piece is looked through for where its inputs fade away up to this share of it; else all of it is summed up.
 _WORTH = 4
+
+# So many steps come between two looks at whether anything is left.
+_LOOK = 16
 
 
 @jit
@@ -26,6 +35,23 @@ def apart(D):  # type: ignore[no-untyped-def]
     A cache line that two cores write to goes back and forth between them each time: two long rows took 4.7 ms, not 2.6.
     """
     return (D + 31) // 16 * 16
+
+
+@lean
+def tile(D):  # type: ignore[no-untyped-def]
+    """How many steps of rows of D numbers are taken at once."""
+    return TILE if D <= _NARROW else 1
+
+
+@lean
+def uncut(cut, place, along, most):  # type: ignore[no-untyped-def]
+    """How many links from `place` on, in strides of `along` and `most` at most, come before one that is cut."""
+    if cut.size == 0:
+        return most
+    for i in range(most):
+        if cut[place + i * along]:
+            return i
+    return most
 
 
 @inlined
@@ -54,37 +80,35 @@ def plain(form, log_a, x, decay, scaled):  # type: ignore[no-untyped-def]
             scaled[d] = x[d]
 
 
-@rowwise()
+@stepwise()
 def _follow(e, a, x):  # type: ignore[no-untyped-def]
-    return ((a * e + x).without_denormals(),)
+    return (a * e + x,)
 
 
-@rowwise()
+@stepwise()
 def _follow_back(e, a, dh):  # type: ignore[no-untyped-def]
-    return ((a * (dh + e)).without_denormals(),)
+    return (a * (dh + e),)
 
 
-@rowwise()
+@stepwise()
 def _gain(w, a):  # type: ignore[no-untyped-def]
-    return ((a * w).without_denormals(),)
+    return (a * w,)
 
 
-@rowwise()
+@stepwise()
 def _follow_complex(e_re, e_im, a_re, a_im, x_re, x_im):  # type: ignore[no-untyped-def]
-    return (a_re * e_re - a_im * e_im + x_re).without_denormals(), (
-        a_re * e_im + a_im * e_re + x_im
-    ).without_denormals()
+    return a_re * e_re - a_im * e_im + x_re, a_re * e_im + a_im * e_re + x_im
 
 
-@rowwise()
+@stepwise()
 def _follow_back_complex(e_re, e_im, a_re, a_im, dh_re, dh_im):  # type: ignore[no-untyped-def]
     g_re, g_im = dh_re + e_re, dh_im + e_im
-    return (a_re * g_re + a_im * g_im).without_denormals(), (a_re * g_im - a_im * g_re).without_denormals()
+    return a_re * g_re + a_im * g_im, a_re * g_im - a_im * g_re
 
 
-@rowwise()
+@stepwise()
 def _gain_complex(w_re, w_im, a_re, a_im):  # type: ignore[no-untyped-def]
-    return (a_re * w_re - a_im * w_im).without_denormals(), (a_re * w_im + a_im * w_re).without_denormals()
+    return a_re * w_re - a_im * w_im, a_re * w_im + a_im * w_re
 
 
 @rowwise()
@@ -102,12 +126,6 @@ def _add_product_conjugate(e_re, e_im, w_re, w_im, re, im):  # type: ignore[no-u
     return e_re + w_re * re + w_im * im, e_im + w_re * im - w_im * re
 
 
-@inlined
-def _at(k, T, reverse):  # type: ignore[no-untyped-def]
-    """Where step k of the scan is."""
-    return T - 1 - k if reverse else k
-
-
 @lean
 def _vanished(w):  # type: ignore[no-untyped-def]
     alive = 0
@@ -117,37 +135,29 @@ def _vanished(w):  # type: ignore[no-untyped-def]
 
 
 @lean
-def _uncut(cut, row_start, first, last, T, reverse):  # type: ignore[no-untyped-def]
-    """Whether no link is cut from step `first` to step `last`."""
-    if cut.size > 0:
-        for k in range(first, last + 1):
-            if cut[row_start + _at(k, T, reverse)]:
-                return False
-    return True
-
-
-@lean
-def _reach_real(a, a_rows, backward, reverse, b, T, first, last, D, w):  # type: ignore[no-untyped-def]
-    """How many steps, from where the map leads to, pass before the product w of their coefficients is 0; or all."""
+def _reach_real(a, a_rows, along, b, t, count, D, w):  # type: ignore[no-untyped-def]
+    """How many of `count` steps pass, from the last one at t backwards, before the product w of their coefficients
+    is 0; or all."""
     w[:] = 1
-    for j in range((last - first) // _WORTH):
-        t = _at(first + j if backward else last - j, T, reverse)
-        _gain((w,), (w, row(a, b * a_rows[0] + t * a_rows[1], D, 0, D)), False)
-        if j % 16 == 15 and _vanished(w):
-            return j + 1
-    return last - first + 1
+    for j in range(0, count // _WORTH - _LOOK + 1, _LOOK):
+        a_t = row(a, b * a_rows[0] + (t - j * along) * a_rows[1], D, 0, D)
+        _gain((w,), (), (a_t,), (-along * a_rows[1] * D,), _LOOK, False)
+        if _vanished(w):
+            return j + _LOOK
+    return count
 
 
 @lean
-def _reach_complex(a, a_rows, backward, reverse, b, T, first, last, D, w_re, w_im):  # type: ignore[no-untyped-def]
+def _reach_complex(a, a_rows, along, b, t, count, D, w_re, w_im):  # type: ignore[no-untyped-def]
     w_re[:] = 1
     w_im[:] = 0
-    for j in range((last - first) // _WORTH):
-        i = 2 * (b * a_rows[0] + _at(first + j if backward else last - j, T, reverse) * a_rows[1])
-        _gain_complex((w_re, w_im), (w_re, w_im, row(a, i, D, 0, D), row(a, i + 1, D, 0, D)), False)
-        if j % 16 == 15 and _vanished(w_re) and _vanished(w_im):
-            return j + 1
-    return last - first + 1
+    for j in range(0, count // _WORTH - _LOOK + 1, _LOOK):
+        i = 2 * (b * a_rows[0] + (t - j * along) * a_rows[1])
+        stride = -2 * along * a_rows[1] * D
+        _gain_complex((w_re, w_im), (), (row(a, i, D, 0, D), row(a, i + 1, D, 0, D)), (stride, stride), _LOOK, False)
+        if _vanished(w_re) and _vanished(w_im):
+            return j + _LOOK
+    return count
 
 
 @lean
@@ -158,58 +168,75 @@ def _summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last
     and that took four times as long. Where a is constant, w and `reach` are known beforehand. Whether anything passes:
     where a link is cut no state does, an infinite one neither.
     """
-    passes, varies = _uncut(cut, b * T, first, last, T, reverse), a_rows[1] > 0
-    steps = _reach_real(a, a_rows, backward, reverse, b, T, first, last, D, w) if varies else reach
-    whole = steps > last - first
+    count, along = last - first + 1, -1 if backward != reverse else 1
+    end = first if backward else last  # where the walk ends
+    t = T - 1 - end if reverse else end
+    varies = a_rows[1] > 0
+    steps = _reach_real(a, a_rows, along, b, t, count, D, w) if varies else min(reach, count)
+    multiply = varies and steps == count
+    passes = uncut(cut, b * T + t, -along, count) == count
     e[:] = 0
-    if varies and whole:
+    if multiply:
         w[:] = 1
-    for j in range(min(steps, last - first + 1) - 1, -1, -1):
-        t = _at(first + j if backward else last - j, T, reverse)
+    t -= (steps - 1) * along
+    while steps > 0:
+        n = uncut(cut, b * T + t, along, min(tile(D), steps))
+        is_cut = n == 0
+        n = max(n, 1)
         a_t, x_t = row(a, b * a_rows[0] + t * a_rows[1], D, 0, D), row(x, b * T + t, D, 0, D)
-        is_cut = cut.size > 0 and cut[b * T + t]
+        strides = (along * a_rows[1] * D, along * D)
         if is_cut and not backward:
             e[:] = 0
         if backward:
-            _follow_back((e,), (e, a_t, x_t), False)
+            _follow_back((e,), (), (a_t, x_t), strides, n, False)
         else:
-            _follow((e,), (e, a_t, x_t), False)
-        if varies and whole:
-            _gain((w,), (w, a_t), False)
+            _follow((e,), (), (a_t, x_t), strides, n, False)
+        if multiply:
+            _gain((w,), (), (a_t,), strides[:1], n, False)
         if is_cut and backward:
             e[:] = 0
+        t += n * along
+        steps -= n
     return passes
 
 
 @lean
 def _summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, w_re, w_im, e_re, e_im):  # type: ignore[no-untyped-def]
     """As `_summary_real`, from rows of real and rows of imaginary parts; `backward` with conj(a) for e, not for w."""
-    passes, varies = _uncut(cut, b * T, first, last, T, reverse), a_rows[1] > 0
-    steps = _reach_complex(a, a_rows, backward, reverse, b, T, first, last, D, w_re, w_im) if varies else reach
-    whole = steps > last - first
+    count, along = last - first + 1, -1 if backward != reverse else 1
+    end = first if backward else last
+    t = T - 1 - end if reverse else end
+    varies = a_rows[1] > 0
+    steps = _reach_complex(a, a_rows, along, b, t, count, D, w_re, w_im) if varies else min(reach, count)
+    multiply = varies and steps == count
+    passes = uncut(cut, b * T + t, -along, count) == count
     e_re[:] = 0
     e_im[:] = 0
-    if varies and whole:
+    if multiply:
         w_re[:] = 1
         w_im[:] = 0
-    for j in range(min(steps, last - first + 1) - 1, -1, -1):
-        t = _at(first + j if backward else last - j, T, reverse)
-        i = 2 * (b * a_rows[0] + t * a_rows[1])
-        a_re, a_im = row(a, i, D, 0, D), row(a, i + 1, D, 0, D)
-        x_re, x_im = row(x, 2 * (b * T + t), D, 0, D), row(x, 2 * (b * T + t) + 1, D, 0, D)
-        is_cut = cut.size > 0 and cut[b * T + t]
+    t -= (steps - 1) * along
+    while steps > 0:
+        n = uncut(cut, b * T + t, along, min(tile(D), steps))
+        is_cut = n == 0
+        n = max(n, 1)
+        i, j = 2 * (b * a_rows[0] + t * a_rows[1]), 2 * (b * T + t)
+        a_re, a_im, x_re, x_im = row(a, i, D, 0, D), row(a, i + 1, D, 0, D), row(x, j, D, 0, D), row(x, j + 1, D, 0, D)
+        s, s_a = 2 * along * D, 2 * along * a_rows[1] * D
         if is_cut and not backward:
             e_re[:] = 0
             e_im[:] = 0
         if backward:
-            _follow_back_complex((e_re, e_im), (e_re, e_im, a_re, a_im, x_re, x_im), False)
+            _follow_back_complex((e_re, e_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), n, False)
         else:
-            _follow_complex((e_re, e_im), (e_re, e_im, a_re, a_im, x_re, x_im), False)
-        if varies and whole:
-            _gain_complex((w_re, w_im), (w_re, w_im, a_re, a_im), False)
+            _follow_complex((e_re, e_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), n, False)
+        if multiply:
+            _gain_complex((w_re, w_im), (), (a_re, a_im), (s_a, s_a), n, False)
         if is_cut and backward:
             e_re[:] = 0
             e_im[:] = 0
+        t += n * along
+        steps -= n
     return passes
 
 
@@ -222,8 +249,9 @@ def take_turn(turns, backward):  # type: ignore[no-untyped-def]
 
 
 @lean
-def carry_real(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, T, length, pieces, D, r):  # type: ignore[no-untyped-def]
+def carry_real(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, sizes, r):  # type: ignore[no-untyped-def]
     """Wait for what piece r starts from, which is row r of `carries`, and give the next one what that starts from."""
+    T, length, pieces, _, D = sizes
     b, piece = r // pieces, r % pieces
     after = r - 1 if backward else r + 1
     if (piece == 0) if backward else (piece == pieces - 1):
@@ -241,8 +269,9 @@ def carry_real(turns, a, a_rows, reach, x, carries, gains, cut, backward, revers
 
 
 @lean
-def carry_complex(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, T, length, pieces, D, r):  # type: ignore[no-untyped-def]
+def carry_complex(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, sizes, r):  # type: ignore[no-untyped-def]
     """As `carry_real`."""
+    T, length, pieces, _, D = sizes
     b, piece = r // pieces, r % pieces
     after = r - 1 if backward else r + 1
     if (piece == 0) if backward else (piece == pieces - 1):

@@ -7,7 +7,6 @@ number of threads changes no bit.
 
 Time goes in chunks of `every` steps. The forward pass keeps the state before each, in `borders` (B, chunks - 1, N, D);
 the backward pass computes the states of a chunk anew, in memory that stays in the cache, and walks back through them.
-A state or gradient below the smallest normal number is carried as 0, since arithmetic with denormal numbers is slow.
 """
 
 import numpy as np
@@ -17,12 +16,6 @@ from torch import Tensor
 from resurge.jit import jit, summing
 from resurge.ops.elementary import exp, sigmoid, softplus
 from resurge.ops.threads import flat, run
-
-
-@jit
-def _smallest_normal(like):  # type: ignore[no-untyped-def]
-    """The smallest normal number of the type of `like`."""
-    return like.dtype.type(1.2e-38 if like.itemsize == 4 else 2.3e-308)
 
 
 @jit
@@ -73,7 +66,6 @@ def _forward(  # type: ignore[no-untyped-def]
     u, delta, A, B, C, skip, z, bias, h0, dt, cut, every, T, N, D, width, blocks, y, last, borders, r0, r1, _0, _1
 ):
     chunks = (T - 1) // every + 1
-    tiny = _smallest_normal(u)
     for r in range(r0, r1):
         b, c0 = r // blocks, (r % blocks) * width
         n = min(width, D - c0)
@@ -96,9 +88,8 @@ def _forward(  # type: ignore[no-untyped-def]
             for k in range(N):
                 A_k, h_k, B_tk, C_tk = A_[k * n :][:n], h[k * n :][:n], B_t[k], C_t[k]
                 for d in range(n):
-                    value = exp(step[d] * A_k[d]) * h_k[d] + B_tk * x[d]
-                    h_k[d] = 0 if abs(value) < tiny else value
-                    y_t[d] += C_tk * value
+                    h_k[d] = exp(step[d] * A_k[d]) * h_k[d] + B_tk * x[d]
+                    y_t[d] += C_tk * h_k[d]
             if z.size > 0:
                 _gate(z[at * D + c0 :][:n], gate)
                 for d in range(n):
@@ -107,7 +98,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @jit
-def _again(A, B, step, x, skip, u, cut, C, decays, states, y, at, steps, N, D, c0, n, tiny, gated):  # type: ignore[no-untyped-def]
+def _again(A, B, step, x, skip, u, cut, C, decays, states, y, at, steps, N, D, c0, n, gated):  # type: ignore[no-untyped-def]
     """The chunk once more from `states[0]`: its decays, its states, and, if they are gated, its outputs."""
     size = N * n
     for s in range(steps):
@@ -123,8 +114,7 @@ def _again(A, B, step, x, skip, u, cut, C, decays, states, y, at, steps, N, D, c
             else:
                 for d in range(n):
                     e[d] = exp(step_s[d] * A_k[d])
-                    value = e[d] * h[d] + B_k * x_s[d]
-                    v[d] = 0 if abs(value) < tiny else value
+                    v[d] = e[d] * h[d] + B_k * x_s[d]
         if gated:
             u_s = u[(at + s) * D + c0 :][:n]
             for d in range(n):
@@ -136,14 +126,13 @@ def _again(A, B, step, x, skip, u, cut, C, decays, states, y, at, steps, N, D, c
 
 
 @jit
-def _behind(g, decay, before, A, step, w, to_step, dA, is_cut, tiny, N, n):  # type: ignore[no-untyped-def]
+def _behind(g, decay, before, A, step, w, to_step, dA, is_cut, N, n):  # type: ignore[no-untyped-def]
     """From the gradient g of a state: w = g ⊙ decay ⊙ before, what is due to the decay; g becomes that of `before`."""
     if is_cut:
         g[:] = 0
         return
     for i in range(N * n):
-        value = g[i] * decay[i]
-        g[i] = 0 if abs(value) < tiny else value
+        g[i] *= decay[i]
         w[i] = g[i] * before[i]
     for k in range(N):
         w_k, A_k, dA_k = w[k * n :][:n], A[k * n :][:n], dA[k * n :][:n]
@@ -159,8 +148,7 @@ def _backward(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """g_t = C_t dy_t + exp(Δ_{t+1} A) g_{t+1}, and from it all gradients; sums over time in float64, by chunks."""
     chunks = (T - 1) // every + 1
-    kind, tiny = u.dtype, _smallest_normal(u)
-    zero = tiny - tiny
+    kind, zero = u.dtype, u.dtype.type(0)
     for r in range(r0, r1):
         b, block = r // blocks, r % blocks
         c0 = block * width
@@ -184,7 +172,7 @@ def _backward(  # type: ignore[no-untyped-def]
                 if dt.size > 0:
                     _scale(step_s, dt[at + s])
                     _scale(x_s, dt[at + s])
-            _again(A_, B, step, x, skip_, u, cut, C, decays, states, y, at, steps, N, D, c0, n, tiny, z.size > 0)
+            _again(A_, B, step, x, skip_, u, cut, C, decays, states, y, at, steps, N, D, c0, n, z.size > 0)
             for s in range(steps - 1, -1, -1):
                 t, row = at + s, (at + s) * D + c0
                 u_t, dy_t, du_t = u[row:][:n], dy[row:][:n], du[row:][:n]
@@ -207,7 +195,7 @@ def _backward(  # type: ignore[no-untyped-def]
                     dC[place] = _dot(states[(s + 1) * size + k * n :][:n], to_y, zero)
                 _behind(
                     g, decays[s * size :][:size], states[s * size :][:size], A_, step_s, w, to_step, sum_A,
-                    cut.size > 0 and cut[t], tiny, N, n,
+                    cut.size > 0 and cut[t], N, n,
                 )  # fmt: skip
                 for d in range(n):
                     to_step[d] += to_x[d] * u_t[d]
