@@ -614,3 +614,52 @@ def test_rowwise_reaches_every_channel_and_no_other(dtype: type, size: int) -> N
     assert first[0] == first[-1] == 7
     assert second[0] == y[0]
     assert second[-1] == y[-1]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("D", [1, 3, 4, 8, 9, 16, 31, 64])
+@pytest.mark.parametrize("steps", [0, 1, 7])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_stepwise_carries_every_channel_over_the_steps(dtype: type, D: int, steps: int, reverse: bool) -> None:
+    from resurge.jit import jit
+    from resurge.ops.rows import stepwise
+
+    @stepwise(streamed=1)
+    def body(carry, a, x):  # type: ignore[no-untyped-def]
+        h = a * carry + x
+        return h, h
+
+    @jit
+    def kernel(carry, h, a, x, first, stride, steps):  # type: ignore[no-untyped-def]
+        D = carry.size
+        body((carry,), (h[first : first + D],), (a, x[first : first + D]), (stride, 0, stride), steps, False)
+
+    generator = np.random.default_rng(D)
+    a, start, x = generator.random(D), generator.standard_normal(D), generator.standard_normal((steps + 2, D))
+    carry, h = start.astype(dtype), np.full((steps + 2, D), 7, dtype)
+    first, stride = (steps * D, -D) if reverse else (D, D)
+    kernel(carry, h.reshape(-1), a.astype(dtype), x.astype(dtype).reshape(-1), first, stride, steps)
+    wanted = start
+    for t in range(steps, 0, -1) if reverse else range(1, steps + 1):
+        wanted = a * wanted + x[t]
+        np.testing.assert_allclose(h[t], wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(carry, wanted, rtol=1e-5, atol=1e-5)
+    assert bool((h[0] == 7).all())
+    assert bool((h[-1] == 7).all())
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_denormals_are_as_the_caller_had_them_after_a_kernel(wanted: bool) -> None:
+    def product() -> float:
+        return float(np.float32(1e-30) * np.float32(1e-10))
+
+    if not torch.set_flush_denormal(wanted):
+        pytest.skip("this processor cannot be told")
+    try:
+        with threads(2):
+            h, _ = diagonal_scan(torch.full((64,), 0.5), torch.eye(4096, 64)[None])
+        assert (product() == 0) == wanted
+    finally:
+        torch.set_flush_denormal(False)
+    assert float(h[h > 0].min()) > 1e-38  # while in the kernel there are none
+    assert product() > 0

@@ -52,11 +52,8 @@ def rowwise(*, streamed: int = 0) -> Callable[[Callable[..., tuple[Channels, ...
         @intrinsic
         def emitted(typing: Any, outputs: Any, inputs: Any, past_cache: Any) -> Any:
             def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                rows = _Rows(context, builder, body, streamed)
-                rows.outputs, rows.inputs = (
-                    rows.arrays(kind, given) for kind, given in zip(signature.args[:2], arguments[:2], strict=True)
-                )
-                rows.write(arguments[2])
+                outs, ins = (_arrays(context, builder, signature, arguments, i) for i in range(2))
+                _Rows(context, builder, body, streamed, [], outs, ins, []).write(arguments[2])
                 return context.get_dummy_value()
 
             return types.void(outputs, inputs, past_cache), emit
@@ -80,18 +77,15 @@ def stepwise(*, streamed: int = 0) -> Callable[[Callable[..., tuple[Channels, ..
             typing: Any, carried: Any, outputs: Any, inputs: Any, strides: Any, steps: Any, past_cache: Any
         ) -> Any:
             def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                rows = _Rows(context, builder, body, streamed)
-                rows.carried, rows.outputs, rows.inputs = (
-                    rows.arrays(kind, given) for kind, given in zip(signature.args[:3], arguments[:3], strict=True)
-                )
-                rows.strides = cgutils.unpack_tuple(builder, arguments[3], len(signature.args[3]))
-                steps = arguments[4]
+                kept, outs, ins = (_arrays(context, builder, signature, arguments, i) for i in range(3))
+                strides = cgutils.unpack_tuple(builder, arguments[3], len(signature.args[3]))
+                steps, past_cache = arguments[4:]
+                rows = _Rows(context, builder, body, streamed, kept, outs, ins, strides)
                 with builder.if_else(builder.icmp_signed("==", steps, ir.Constant(steps.type, 1))) as (one, many):
                     with one:  # rows that are wide: registers are worth nothing, and the loop over steps costs
-                        rows.write(arguments[5])
+                        rows.write(past_cache)
                     with many:
-                        rows.steps = steps
-                        rows.write(arguments[5])
+                        rows.write(past_cache, steps)
                 return context.get_dummy_value()
 
             return types.void(carried, outputs, inputs, strides, types.intp, past_cache), emit
@@ -101,66 +95,64 @@ def stepwise(*, streamed: int = 0) -> Callable[[Callable[..., tuple[Channels, ..
     return of
 
 
+def _arrays(context: Any, builder: Any, signature: Any, arguments: Any, index: int) -> list[Any]:
+    """The flat arrays of a tuple of them, the argument `index`."""
+    kinds = signature.args[index]
+    values = cgutils.unpack_tuple(builder, arguments[index], len(kinds))
+    return [context.make_array(kind)(context, builder, value) for kind, value in zip(kinds, values, strict=True)]
+
+
 class _Rows:
     """Writes the loops of `rowwise` and `stepwise`: over groups of channels, and for each of them over the steps.
 
     Vectors go in pairs, which fill a cache line: lines stored past the cache have to be written whole, and at once.
     """
 
-    def __init__(self, context: Any, builder: Any, body: Callable[..., tuple[Channels, ...]], streamed: int) -> None:
-        self.context, self.builder, self.body, self.streamed = context, builder, body, streamed
-        self.carried: list[Any] = []
-        self.outputs: list[Any] = []
-        self.inputs: list[Any] = []
-        self.strides: list[Any] = []
-        self.steps: Any = None
-
-    def arrays(self, kinds: Any, given: Any) -> list[Any]:
-        """The flat arrays of a tuple."""
-        values = cgutils.unpack_tuple(self.builder, given, len(kinds))
-        return [
-            self.context.make_array(kind)(self.context, self.builder, value)
-            for kind, value in zip(kinds, values, strict=True)
-        ]
-
-    def write(self, past_cache: Any) -> None:
-        """All loops, with stores past the cache or without."""
-        builder, first = self.builder, (self.carried + self.outputs)[0]
-        self.number = first.data.type.pointee
-        self.size = self.context.get_abi_sizeof(self.number)
+    def __init__(
+        self,
+        context: Any,
+        builder: Any,
+        body: Callable[..., tuple[Channels, ...]],
+        streamed: int,
+        carried: list[Any],
+        outputs: list[Any],
+        inputs: list[Any],
+        strides: list[Any],
+    ) -> None:
+        self.builder, self.body, self.streamed = builder, body, streamed
+        self.carried, self.outputs, self.inputs, self.strides = carried, outputs, inputs, strides
+        self.length = (carried + outputs)[0].nitems
+        self.number = (carried + outputs)[0].data.type.pointee
+        self.size = context.get_abi_sizeof(self.number)
         self.once = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+
+    def write(self, past_cache: Any, steps: Any = None) -> None:
+        """All loops, with stores past the cache or without; over one step if `steps` is None."""
         lanes = _WIDTH // self.size
         vector = ir.VectorType(self.number, lanes)
-        pairs = self.whole(first.nitems, 2 * lanes)
-        vectors = self.whole(first.nitems, lanes)
-        with builder.if_else(past_cache) as (past, kept):
+        pairs, vectors = (self.builder.and_(self.length, ir.Constant(self.length.type, -n)) for n in (2 * lanes, lanes))
+        nothing = ir.Constant(self.length.type, 0)
+        with self.builder.if_else(past_cache) as (past, kept):
             with past:
-                self.loop(0, pairs, [(0, vector), (lanes, vector)], self.streamed)
-                self.loop(pairs, vectors, [(0, vector)], self.streamed)
+                self.loop(nothing, pairs, [(0, vector), (lanes, vector)], steps, self.streamed)
+                self.loop(pairs, vectors, [(0, vector)], steps, self.streamed)
             with kept:
-                self.loop(0, pairs, [(0, vector), (lanes, vector)], 0)
-                self.loop(pairs, vectors, [(0, vector)], 0)
-                self.loop(vectors, first.nitems, [(0, self.number)], 0)
+                self.loop(nothing, pairs, [(0, vector), (lanes, vector)], steps, 0)
+                self.loop(pairs, vectors, [(0, vector)], steps, 0)
+                self.loop(vectors, self.length, [(0, self.number)], steps, 0)
 
-    def whole(self, count: Any, of: int) -> Any:
-        """The largest multiple of `of`, a power of two, up to `count`."""
-        return self.builder.and_(count, ir.Constant(count.type, -of))
-
-    def loop(self, start: Any, stop: Any, group: list[tuple[int, Any]], streamed: int) -> None:
+    def loop(self, start: Any, stop: Any, group: list[tuple[int, Any]], steps: Any, streamed: int) -> None:
         """Over channels start..stop, a group of (offset, kind) at a time."""
         builder = self.builder
-        kinds = [kind for _, kind in group]
-        step = sum(getattr(kind, "count", 1) for kind in kinds)
-        start = ir.Constant(stop.type, start) if isinstance(start, int) else start
-        with cgutils.for_range_slice(builder, start, stop, ir.Constant(stop.type, step), stop.type) as (channel, _):
-            channels = [builder.add(channel, ir.Constant(channel.type, offset)) for offset, _ in group]
-            places = list(zip(channels, kinds, strict=True))
-            if self.steps is None:
+        width = ir.Constant(stop.type, sum(getattr(kind, "count", 1) for _, kind in group))
+        with cgutils.for_range_slice(builder, start, stop, width, stop.type) as (channel, _):
+            places = [(builder.add(channel, ir.Constant(channel.type, offset)), kind) for offset, kind in group]
+            if steps is None:
                 for place in places:
                     self.one(place, None, [self.address(array, place) for array in self.carried], streamed)
                 return
             registers = [[self.register(array, place) for array in self.carried] for place in places]
-            with cgutils.for_range(builder, self.steps) as over:
+            with cgutils.for_range(builder, steps) as over:
                 for place, carried in zip(places, registers, strict=True):
                     self.one(place, over.index, carried, streamed)
             for place, carried in zip(places, registers, strict=True):
@@ -173,25 +165,21 @@ class _Rows:
         return cgutils.alloca_once_value(self.builder, value)
 
     def address(self, array: Any, place: Any, offset: Any = None) -> Any:
+        """Where the channels of `place` are in a row of `array`, or in one `offset` numbers on."""
         channel, kind = place
         index = channel if offset is None else self.builder.add(channel, offset)
         return self.builder.bitcast(self.builder.gep(array.data, [index]), kind.as_pointer())
 
     def one(self, place: Any, step: Any, carried: list[Any], streamed: int) -> None:
         """One step of some channels, with what is `carried` at these addresses."""
-        builder = self.builder
-        offsets = [None if step is None else builder.mul(step, stride) for stride in self.strides]
-        offsets = offsets or [None] * len(self.outputs + self.inputs)
-        at = [
-            self.address(array, place, offset)
-            for array, offset in zip(self.outputs + self.inputs, offsets, strict=True)
-        ]
-        given = [builder.load(register, align=self.size) for register in carried]
-        given += [builder.load(address, align=self.size) for address in at[len(self.outputs) :]]
-        results = [channels.value for channels in self.body(*(Channels(builder, value) for value in given))]
-        for register, value in zip(carried, results, strict=False):
-            builder.store(value, register, align=self.size)
-        for i, (address, value) in enumerate(zip(at, results[len(carried) :], strict=False)):
-            store = builder.store(value, address, align=_WIDTH if i < streamed else self.size)
-            if i < streamed:
+        builder, rows = self.builder, self.outputs + self.inputs
+        offsets = [None] * len(rows) if step is None else [builder.mul(step, stride) for stride in self.strides]
+        at = [self.address(array, place, offset) for array, offset in zip(rows, offsets, strict=True)]
+        outputs, inputs = at[: len(self.outputs)], at[len(self.outputs) :]
+        given = (Channels(builder, builder.load(address, align=self.size)) for address in carried + inputs)
+        results = self.body(*given)
+        for i, (address, channels) in enumerate(zip(carried + outputs, results, strict=True)):
+            past_cache = len(carried) <= i < len(carried) + streamed
+            store = builder.store(channels.value, address, align=_WIDTH if past_cache else self.size)
+            if past_cache:
                 store.set_metadata("nontemporal", self.once)
