@@ -27,10 +27,10 @@ from resurge.ops.threads import flat, run
 # Shorter rows are not cut.
 _SHORTEST = 4096
 
-# Numbers a piece at most, so that the cache of all cores holds it, or that of one; and steps a piece at least. Where
-# states fade away within a piece, large pieces need no summary of most of it. Where they do not, the summary is cheap
-# if its numbers are in the core's own cache, into which they are fetched during the scan before.
-_LARGE, _SMALL = 1 << 20, 1 << 17
+# Where states fade away within a piece, no summary of most of it is needed: the larger, the better. Where they do not,
+# the summary is cheap if its numbers are in the core's own cache, into which they are fetched during the scan before:
+# at most so many numbers, and so many steps at least.
+_SMALL = 1 << 17
 _LEAST = 64
 
 # States fade within a piece if nothing is left after this share of it.
@@ -52,7 +52,7 @@ def _pieces(a: Tensor, T: int, D: int) -> tuple[int, int, int]:
     """(steps a piece, pieces a row, how many steps ahead numbers are fetched)."""
     threads = torch.get_num_threads()
     rows = a.dim() - 2  # of D numbers a step
-    large = max(min(_LARGE // (rows * D), T // (4 * threads)), _LEAST)
+    large = max(T // (4 * threads), _LEAST)
     if _faded_after(a) <= large // _FADES:
         return large, -(-T // large), 0
     small = max(min(_SMALL // (rows * D * (2 if a.shape[1] > 1 else 1)), large), _LEAST)
