@@ -34,7 +34,7 @@ _SMALL = 1 << 17
 _LEAST = 64
 
 # States fade within a piece if nothing is left after this share of it.
-_FADES = 8
+_FADES = 4
 
 
 def steps_between(a: Tensor) -> tuple[int, int]:
@@ -61,7 +61,7 @@ def _pieces(a: Tensor, T: int, D: int) -> tuple[int, int, int]:
 
 def _faded_after(a: Tensor) -> int:
     """After how many steps every state is carried as 0; where a varies, by a sample of it."""
-    some = a[:, :: max(1, a.shape[1] // 64)].double()
+    some = a[:, :: max(1, a.shape[1] // 256)].double()
     radius = some.abs() if a.dim() == 3 else torch.hypot(*some.unbind(2))
     smallest = torch.finfo(a.dtype).smallest_normal
     rate = radius.nan_to_num(1.0).clamp(smallest, 1 - 1e-12).log().mean(1).max()
