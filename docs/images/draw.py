@@ -1,7 +1,7 @@
 """The pictures of the documentation, each drawn from what the system computes: `python docs/images/draw.py SLUG...`.
 
 Without a slug, all systems' pictures. `digits` draws the README's, from the run of `make demo` in runs/demo, and
-`curves` those of three longer runs, from their folders in runs/.
+`curves` those of longer runs, from their folders in runs/.
 """
 
 import sys
@@ -25,6 +25,7 @@ def main(slugs: list[str]) -> None:
         if slug == "curves":
             with drawing():
                 save(curves.draw(HERE.parents[1] / "runs"), HERE / "curves.svg")
+                save(curves.draw_adding(HERE.parents[1] / "runs"), HERE / "adding.svg")
             continue
         torch.manual_seed(0)
         path = HERE / "systems" / f"{slug}.svg"

@@ -1,4 +1,4 @@
-"""How the recipes for a CPU learn: validation accuracy of three runs, from their folders in runs/."""
+"""How the recipes for a CPU learn: accuracy of three runs, and errors of the adding problem, from folders in runs/."""
 
 import csv
 from pathlib import Path
@@ -13,12 +13,14 @@ RUNS = {
     "lru-imdb_small-0": ("Film reviews, up to 4,096 bytes", 0.5),
 }
 
+ADDING = ("lru-adding-0", "lru-adding-1", "lru-adding-2")
 
-def column(path: Path, name: str) -> tuple[list[float], list[float]]:
+
+def column(path: Path, name: str, against: str = "epoch") -> tuple[list[float], list[float]]:
     """(epochs, values) of a column of metrics.csv."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row[name]]
-    return [float(row["epoch"]) for row in rows], [float(row[name]) for row in rows]
+    return [float(row[against]) for row in rows], [float(row[name]) for row in rows]
 
 
 def draw(folder: Path) -> Figure:
@@ -35,4 +37,21 @@ def draw(folder: Path) -> Figure:
         axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         axis.grid(axis="y", color=RULE, lw=0.7)
     axes[0, 0].legend(frameon=False, loc="lower right")
+    return figure
+
+
+def draw_adding(folder: Path) -> Figure:
+    """Errors on the batches of training, a line a seed; dotted, that of who answers 1."""
+    figure, axes = panels(1, 1, 2.5)
+    axis = axes[0, 0]
+    for run in ADDING:
+        axis.plot(*column(folder / run / "metrics.csv", "train_mse", "step"), color=AFTER, lw=1.0)
+    axis.axhline(1 / 6, color=BEFORE, lw=0.7, ls=":")
+    axis.axhline(0.005, color=RULE, lw=0.7)
+    axis.set_title("Two marked numbers among 5,000: mean squared error")
+    axis.set_xlabel("training step")
+    axis.set_yscale("log")
+    axis.set_xlim(left=0)
+    axis.set_ylim(1e-3, 1)
+    axis.yaxis.set_major_formatter(lambda value, _: "1" if value == 1 else f"1/{1 / value:,.0f}")
     return figure
