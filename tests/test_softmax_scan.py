@@ -365,15 +365,14 @@ def test_logits_of_any_size(backend: str, scale: float) -> None:
 
 
 @pytest.mark.parametrize("backend", PLAIN)
-@pytest.mark.parametrize("value", [1e30, 1e-30, 1e-42, 0.0])
+@pytest.mark.parametrize("value", [1e30, 1e-42, 0.0])
 def test_values_of_any_size(backend: str, value: float) -> None:
-    lost = 500 * 1.2e-38  # terms below the smallest normal number may be taken as 0
     v = torch.full((1, 500, 4), value, requires_grad=True)
     k = torch.randn(1, 500, 4, requires_grad=True)
     with resurge.backend(backend):
         y, last = softmax_scan(k, v, torch.tensor([0.0, 1e-5, 0.1, 50.0]))
         (y.sum() / 1e32 + last.num.sum() / 1e32).backward()
-    assert y.detach().numpy() == pytest.approx(np.full((1, 500, 4), value), rel=1e-4, abs=lost)
+    assert y.detach().numpy() == pytest.approx(np.full((1, 500, 4), value), rel=1e-4, abs=1e-44)
     assert k.grad is not None
     assert v.grad is not None
     assert bool(torch.isfinite(k.grad).all() and torch.isfinite(v.grad).all())

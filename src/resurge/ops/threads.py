@@ -4,9 +4,6 @@ The kernels release the GIL and work on a box (rows b0..b1, channels d0..d1) of 
 spin for some milliseconds after each of its operations; threads of our own would have to share the cores with them. So
 the boxes are handed to that same team: through `GOMP_parallel`, which is what a compiled `#pragma omp parallel` calls.
 Where PyTorch came with another OpenMP runtime, a small pool of sleeping Python threads serves.
-
-Numbers below the smallest normal one are taken as 0 in kernels: arithmetic with them is a hundred times slower, and
-every state that decays comes by there.
 """
 
 import ctypes
@@ -121,6 +118,19 @@ def no_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
+def flushing(kernel: Callable[..., None]) -> Callable[..., None]:
+    """The kernel with numbers below the smallest normal one taken as 0.
+
+    Arithmetic with them is a hundred times slower, and every state that decays comes by there.
+    """
+
+    def flushed(*arguments: Any) -> None:
+        with no_denormals():
+            kernel(*arguments)
+
+    return flushed
+
+
 def run(
     kernel: Callable[..., None],
     arguments: tuple[Any, ...],
@@ -133,8 +143,7 @@ def run(
     cut = boxes(rows, channels, threads)
 
     def call(box: _Box) -> None:
-        with no_denormals():
-            kernel(*arguments, *box)
+        kernel(*arguments, *box)
 
     if len(cut) == 1:
         call(cut[0])

@@ -23,7 +23,7 @@ from resurge.ops.diagonal.cpu_kernels import (
 from resurge.ops.diagonal.cpu_pieces import apart, row
 from resurge.ops.diagonal.form import PLAIN
 from resurge.ops.rows import rowwise
-from resurge.ops.threads import flat, run
+from resurge.ops.threads import flat, flushing, run
 
 
 @lean
@@ -164,7 +164,7 @@ def forward(a: Tensor, x: Tensor, cut: Tensor | None, cut_back: Tensor | None) -
     kernel = _both_complex if x.dim() == 4 else _both_real
     carries = (flat(x.new_zeros(*start.shape[:-1], apart(D))) for _ in range(2))
     arguments = (flat(a), steps_between(a), flat(x), *carries, flat(cut), flat(cut_back), T, D, flat(ahead), flat(back))
-    run(kernel, arguments, B, D, 2 * x.numel())
+    run(flushing(kernel), arguments, B, D, 2 * x.numel())
     return ahead, back
 
 
@@ -192,7 +192,7 @@ def backward(
     work = dx.new_zeros(B, 5, apart(D))
     arguments = (flat(a), steps_between(a), flat(ahead), flat(back), flat(cut), flat(cut_back), T, D, flat(work))
     gradients = (flat(d_ahead), flat(d_back), flat(da), flat(da_sum), flat(dx))
-    run(kernel, arguments + gradients, B, D, 2 * dx.numel())
+    run(flushing(kernel), arguments + gradients, B, D, 2 * dx.numel())
     if constant:
         da = da_sum
     if a.shape[0] == 1 and B > 1:

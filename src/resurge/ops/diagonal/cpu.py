@@ -8,11 +8,12 @@ instructions; from pairs side by side, or with offsets in the index, they came o
 Steps are counted along the scan: step k is at t = k, or at T - 1 - k in reverse. Where the batch is too small to keep
 the threads busy, each row of it is cut into pieces of `length` steps, and the threads take them in turn: a summary
 gives the piece's affine map of the state, which carries the state across to the next piece, and only then the piece is
-scanned, from the cache that the summary has filled. Numbers cross the memory bus once, as they would in one thread.
+scanned. The summary reads what has not faded at the end of a piece; where that is all of it, the piece is small, and in
+the cache from then on. So most numbers cross the memory bus once, as they would in one thread.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from resurge.ops.diagonal import cpu_in_turn as in_turn
 from resurge.ops.diagonal import cpu_kernels as kernels
 from resurge.ops.diagonal.cpu_pieces import apart
 from resurge.ops.diagonal.form import PLAIN
-from resurge.ops.threads import flat, run
+from resurge.ops.threads import flat, flushing, run
 
 # Shorter rows are not cut.
 _SHORTEST = 4096
@@ -48,15 +49,26 @@ def in_pieces(B: int, T: int, form: int) -> bool:
     return form == PLAIN and B % threads != 0 and 4 * threads > B and _SHORTEST <= T
 
 
-def _pieces(a: Tensor, T: int, D: int) -> tuple[int, int, int]:
-    """(steps a piece, pieces a row, how many steps ahead numbers are fetched)."""
-    threads = torch.get_num_threads()
-    rows = a.dim() - 2  # of D numbers a step
+class _Cuts(NamedTuple):
+    """How each row is cut in pieces, which the threads take in turn."""
+
+    length: int  # steps a piece
+    pieces: int  # a row
+    ahead: int = 0  # how many steps before they are summed up numbers are fetched; 0 is not at all
+    reach: int = 0  # after how many steps a state has faded, or does as far as is known
+
+
+def _cuts(a: Tensor, B: int, T: int, D: int, form: int) -> _Cuts:
+    """The cuts for B rows of T steps of D numbers; a as for `forward`."""
+    if not in_pieces(B, T, form):
+        return _Cuts(T, 1)
+    threads, parts, reach = torch.get_num_threads(), a.dim() - 2, _faded_after(a)
     large = max(T // (4 * threads), _LEAST)
-    if _faded_after(a) <= large // _FADES:
-        return large, -(-T // large), 0
-    small = max(min(_SMALL // (rows * D * (2 if a.shape[1] > 1 else 1)), large), _LEAST)
-    return small, -(-T // small), threads * small
+    if reach <= large // _FADES:
+        return _Cuts(large, -(-T // large), 0, reach)
+    read = parts * D * (2 if a.shape[1] > 1 else 1)  # numbers a step of a summary
+    small = max(min(_SMALL // read, large), _LEAST)
+    return _Cuts(small, -(-T // small), threads * small, reach)
 
 
 def _faded_after(a: Tensor) -> int:
@@ -73,11 +85,9 @@ def _numbers(x: Tensor, form: int) -> str:
     return "complex" if x.dim() == 4 else "real" if form == PLAIN else "log"
 
 
-def _starts(
-    a: Tensor, T: int, carry: Tensor, cuts: tuple[int, int], *, backward: bool
-) -> tuple[Tensor, tuple[Any, ...]]:
+def _starts(a: Tensor, T: int, carry: Tensor, cuts: _Cuts, *, backward: bool) -> tuple[Tensor, tuple[Any, ...]]:
     """What each piece starts from, the first of each row from `carry`, and what threads need that take turns."""
-    length, pieces = cuts
+    length, pieces, _, reach = cuts
     B, D = carry.shape[0], carry.shape[-1]
     first = pieces - 1 if backward else 0
     carries = carry.new_zeros(B, pieces, *carry.shape[1:-1], apart(D))
@@ -86,11 +96,11 @@ def _starts(
         return carries, ()
     turns = np.zeros(B * pieces + 1, np.int64)
     turns[first : B * pieces : pieces] = 1
-    gains, reach = torch.empty_like(carries), 0
+    gains = torch.empty_like(carries)
     if a.shape[1] == 1:
         steps = torch.full((pieces,), length, dtype=torch.float64)
         steps[-1] = T - (pieces - 1) * length
-        gains[..., :D], reach = _power(a, steps), _faded_after(a)
+        gains[..., :D] = _power(a, steps)
     return carries, (turns, flat(gains), reach)
 
 
@@ -112,13 +122,13 @@ def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool,
     x = x.contiguous()
     h = torch.empty_like(x)
     B, T, D = x.shape[0], x.shape[1], x.shape[-1]
-    length, pieces, ahead = _pieces(a, T, D) if in_pieces(B, T, form) else (T, 1, 0)
-    carries, turns = _starts(a, T, h0, (length, pieces), backward=False)
+    cuts = _cuts(a, B, T, D, form)
+    carries, turns = _starts(a, T, h0, cuts, backward=False)
     work = x.new_empty(B, 0 if form == PLAIN else 2, apart(D))
-    sizes = (T, length, pieces, ahead, D)
+    sizes = (T, cuts.length, cuts.pieces, cuts.ahead, D)
     arguments = (flat(a), steps_between(a), flat(x), flat(carries), flat(cut), reverse, form, sizes)
     kernel = getattr(in_turn if turns else kernels, f"forward_{_numbers(x, form)}")
-    run(kernel, (*arguments, flat(work), flat(h), *turns), B * pieces, 1 if turns else D, x.numel())
+    run(flushing(kernel), (*arguments, flat(work), flat(h), *turns), B * cuts.pieces, 1 if turns else D, x.numel())
     return h, h[:, 0 if reverse else -1].clone()
 
 
@@ -140,18 +150,18 @@ def backward(
     B, T, D = h.shape[0], h.shape[1], h.shape[-1]
     constant = a.shape[1] == 1
     dh = dh.contiguous()
-    length, pieces, ahead = _pieces(a, T, D) if in_pieces(B, T, form) else (T, 1, 0)
-    carries, turns = _starts(a, T, dh_last, (length, pieces), backward=True)
+    cuts = _cuts(a, B, T, D, form)
+    carries, turns = _starts(a, T, dh_last, cuts, backward=True)
     dx = torch.empty_like(h, memory_format=torch.contiguous_format)
     dh0 = torch.empty_like(h0, memory_format=torch.contiguous_format)
     da = h.new_empty(0 if constant else h.shape)
-    sums = torch.zeros((B, pieces, *h0.shape[1:]) if constant else (0,), dtype=torch.float64)
+    sums = torch.zeros((B, cuts.pieces, *h0.shape[1:]) if constant else (0,), dtype=torch.float64)
     kernel = getattr(in_turn if turns else kernels, f"backward_{_numbers(h, form)}")
-    work = h.new_zeros(B, pieces, 3, apart(D))
-    sizes = (T, length, pieces, ahead, D)
+    work = h.new_zeros(B, cuts.pieces, 3, apart(D))
+    sizes = (T, cuts.length, cuts.pieces, cuts.ahead, D)
     arguments = (flat(a), steps_between(a), flat(x), flat(h), flat(h0), flat(cut), reverse, form, sizes)
     gradients = (flat(work), flat(dh), flat(carries), flat(da), flat(sums), flat(dx), flat(dh0))
-    run(kernel, (*arguments, *gradients, *turns), B * pieces, 1 if turns else D, h.numel())
+    run(flushing(kernel), (*arguments, *gradients, *turns), B * cuts.pieces, 1 if turns else D, h.numel())
     if constant:
         da = sums.sum(1, keepdim=True)
     if a.shape[0] == 1 and B > 1:

@@ -87,11 +87,14 @@ def _retreat_adding_complex(re, im, total_re, total_im, dh_re, dh_im, a_re, a_im
 
 
 @lean
-def fetch_steps(array, start, t, n, along, T, width):  # type: ignore[no-untyped-def]
-    """Ask for steps t, t + along, ... of the row of the batch that begins at row `start`, if it has all n of them."""
+def fetch_steps(x, a, a_rows, b, T, t, along, n, width):  # type: ignore[no-untyped-def]
+    """Ask for x, and a where it varies, of the n steps t, t + along, ... of row b, if it has all of them."""
     low = t if along > 0 else t - n + 1
     if low >= 0 and low + n <= T:
-        fetch_for_later(array[(start + low) * width : (start + low + n) * width])
+        fetch_for_later(x[(b * T + low) * width : (b * T + low + n) * width])
+        if a_rows[1] > 0:
+            start = b * a_rows[0] + low
+            fetch_for_later(a[start * width : (start + n) * width])
 
 
 @lean
@@ -113,9 +116,7 @@ def forward_real(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, 
             x_t, h_t = row(x, b * T + t, D, d0, d1), row(h, b * T + t, D, d0, d1)
             _advance((carry,), (h_t,), (a_t, x_t), strides, n, past_cache)
             if ahead > 0:
-                fetch_steps(x, b * T, t + ahead * along, n, along, T, D)
-                if a_rows[1] > 0:
-                    fetch_steps(a, b * a_rows[0], t + ahead * along, n, along, T, D)
+                fetch_steps(x, a, a_rows, b, T, t + ahead * along, along, n, D)
             t += n * along
             left -= n
     settle()
@@ -164,9 +165,7 @@ def forward_complex(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r
             given, strides = (a_re, a_im, x_re, x_im), (s, s, s_a, s_a, s, s)
             _advance_complex((re, im), (h_re, h_im), given, strides, n, past_cache)
             if ahead > 0:
-                fetch_steps(x, b * T, t + ahead * along, n, along, T, 2 * D)
-                if a_rows[1] > 0:
-                    fetch_steps(a, b * a_rows[0], t + ahead * along, n, along, T, 2 * D)
+                fetch_steps(x, a, a_rows, b, T, t + ahead * along, along, n, 2 * D)
             t += n * along
             left -= n
     settle()
@@ -216,9 +215,7 @@ def backward_real(  # type: ignore[no-untyped-def]
                 da_t = row(da, b * T + t, D, d0, d1)
                 _retreat((carry,), (dx_t, da_t), (dh_t, a_t, before), (s, s, s, s_a, s), n, past_cache)
             if ahead > 0:
-                fetch_steps(dh, b * T, t + ahead * back, n, back, T, D)
-                if a_rows[1] > 0:
-                    fetch_steps(a, b * a_rows[0], t + ahead * back, n, back, T, D)
+                fetch_steps(dh, a, a_rows, b, T, t + ahead * back, back, n, D)
             k -= n
             if constant and (k % PARTIAL == PARTIAL - 1 or k < first):
                 move(total, row(sums, r, D, d0, d1))
@@ -314,9 +311,7 @@ def backward_complex(  # type: ignore[no-untyped-def]
                 da_re, da_im = row(da, j, D, d0, d1), row(da, j + 1, D, d0, d1)
                 _retreat_complex((re, im), (dx_re, dx_im, da_re, da_im), given, (s, s, *strides), n, past_cache)
             if ahead > 0:
-                fetch_steps(dh, b * T, t + ahead * back, n, back, T, 2 * D)
-                if a_rows[1] > 0:
-                    fetch_steps(a, b * a_rows[0], t + ahead * back, n, back, T, 2 * D)
+                fetch_steps(dh, a, a_rows, b, T, t + ahead * back, back, n, 2 * D)
             k -= n
             if constant and (k % PARTIAL == PARTIAL - 1 or k < first):
                 move(total_re, row(sums, 2 * r, D, d0, d1))

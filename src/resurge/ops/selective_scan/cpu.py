@@ -15,7 +15,7 @@ from torch import Tensor
 
 from resurge.jit import jit, summing
 from resurge.ops.elementary import exp, sigmoid, softplus
-from resurge.ops.threads import flat, run
+from resurge.ops.threads import flat, flushing, run
 
 
 @jit
@@ -266,7 +266,8 @@ def forward(
     y, last = u.new_empty(u.shape), h0.new_empty(rows, N, D)
     borders = h0.new_empty(rows, (T - 1) // every, N, D)
     arguments = _arguments(u, delta, A, B, C, skip, z, bias, h0, dt, cut, every)
-    run(_forward, (*arguments, *(flat(v) for v in (y, last, borders))), rows * arguments[-1], 1, u.numel() * N)
+    results = (flat(v) for v in (y, last, borders))
+    run(flushing(_forward), (*arguments, *results), rows * arguments[-1], 1, u.numel() * N)
     return y, last.mT.contiguous(), borders
 
 
@@ -284,7 +285,7 @@ def backward(
     dh0, ddt = h0.new_empty(rows, N, D), u.new_empty(blocks, *(0,) if dt is None else (rows, T))
     gradients = (du, ddelta, dA, dB, dC, dskip, dz, dbias, dh0, ddt)
     tensors = (flat(v) for v in (borders, dy, dlast.mT, *gradients))
-    run(_backward, (*arguments, *tensors), rows * blocks, 1, u.numel() * N)
+    run(flushing(_backward), (*arguments, *tensors), rows * blocks, 1, u.numel() * N)
     dA, dskip, dbias = (v.sum(0).to(A.dtype) for v in (dA, dskip, dbias))
     dB, dC, ddt = (v.sum(0) for v in (dB, dC, ddt))
     return du, ddelta, dA.t().contiguous(), dB, dC, dskip, dz, dbias, dh0.mT.contiguous(), ddt
