@@ -6,6 +6,8 @@ import importlib
 NAMES = {
     "all": "what the documentation tells: on the CPU about an hour, on a GPU within ten minutes",
     "ops": "every op against the hardware's limit and the peers, T from 128 to 1M",
+    "lengths": "the diagonal scan's time against T, all lengths in turn",
+    "installed": "against JAX, each in a process of its own and as its users have it",
     "train": "training steps and decoding: the LRU classifier, a Mamba layer, every layer's step",
     "precision": "the error of every op against float64, for the documentation; --check",
     "first_call": "a new process's first calls, and that nothing is compiled at import",

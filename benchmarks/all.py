@@ -1,7 +1,7 @@
 """Everything that docs/guide/speed.md tells, one command after the other, and then what was asked for beside it.
 
-On a GPU within ten minutes: ops at large sizes, training steps, decoding and precision. On the CPU also memory and
-first calls, in about an hour on two cores; nothing else should run meanwhile.
+On a GPU within ten minutes: ops at large sizes, training steps, decoding and precision. On the CPU also JAX as it is
+installed, memory and first calls, in about an hour on two cores; nothing else should run meanwhile.
 """
 
 import argparse
@@ -14,8 +14,8 @@ import torch
 
 from benchmarks import results
 
-ON_GPU = (["ops", "--minutes", "6"], ["train", "--rounds", "5"], ["precision"])
-ON_CPU = (["ops"], ["train"], ["memory"], ["first_call"], ["precision"])
+ON_GPU = (["ops", "--minutes", "6"], ["lengths"], ["train", "--rounds", "5"], ["precision"])
+ON_CPU = (["ops"], ["lengths"], ["installed"], ["train"], ["memory"], ["first_call"], ["precision"])
 
 
 def main(words: list[str]) -> None:
@@ -30,7 +30,7 @@ def main(words: list[str]) -> None:
     start = time.monotonic()
     for name, *options in ON_GPU if device == "cuda" else ON_CPU:
         command = [sys.executable, "-m", "benchmarks", name, *options]
-        if name in ("ops", "train", "precision"):
+        if name in ("ops", "lengths", "train", "precision"):
             command += ["--device", device]
         command += write if name == "precision" else ["--out", str(arguments.out)]
         print(f"\n{time.monotonic() - start:.0f} s: {' '.join(command[1:])}", flush=True)

@@ -1,4 +1,4 @@
-"""What was measured beside what was asked for, from the JSON that `ops`, `train`, `memory` and `first_call` wrote.
+"""What was measured beside what was asked for, from the JSON that the other benchmarks wrote.
 
 `--write-docs` puts this table and all the others into docs/guide/speed.md.
 """
@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import results, train
+from benchmarks import installed, lengths, results, train
 from benchmarks.catalogue import OPS
 from benchmarks.ops import OURS, PASSES, tables
 from benchmarks.timing import in_words
 
 PAGE = results.ROOT / "docs" / "guide" / "speed.md"
-DIAGONAL = [name for name in OPS if name.startswith("diagonal")]
+FILES = ("ops-cpu", "ops-cuda", "lengths-cpu", "lengths-cuda", "installed", "train-cpu", "memory", "first_call")
+NONE: dict[str, Any] = {"rows": []}
+AS_INSTALLED = "JAX associative_scan as installed"
+LENT = "JAX associative_scan with the memory setting lent"
 Rows = list[dict[str, Any]]
 
 
@@ -57,8 +60,8 @@ def at_most(what: str, asked: float, found: dict[str, float], form: str) -> Clai
 
 def every(folder: Path) -> Iterator[Claim]:
     """What was asked for, line by line."""
-    found = {name: results.read(folder, name) for name in ("ops-cpu", "ops-cuda", "train-cpu", "memory", "first_call")}
-    on_cpu, on_gpu = ((found[name] or {"rows": []})["rows"] for name in ("ops-cpu", "ops-cuda"))
+    found = {name: results.read(folder, name) for name in FILES}
+    on_cpu, on_gpu = ((found[name] or NONE)["rows"] for name in ("ops-cpu", "ops-cuda"))
     for direction, share in zip(PASSES, (0.65, 0.55), strict=True):
         large = [row for row in shares(on_cpu, direction) if row["bytes"] > 1e8]
         yield at_least(
@@ -67,14 +70,13 @@ def every(folder: Path) -> Iterator[Claim]:
             by_op(large, "share"),
             ".0%",
         )
+    in_processes = {row["what"]: {row["what"]: row["ratio"]} for row in (found["installed"] or NONE)["rows"]}
     for op in ("diagonal", "diagonal_complex"):
-        rows = pick(on_cpu, op=op, B=8, T=2048, D=256, direction=PASSES[0], contestant="JAX associative_scan")
-        yield at_least(
-            f"CPU, {op} (8, 2048, 256), forward, times faster than JAX associative_scan",
-            10,
-            by_op(rows, "ratio"),
-            ".1f",
-        )
+        sizes = {"B": 8, "T": 2048, "D": 256}
+        rows = pick(on_cpu, op=op, direction=PASSES[0], contestant="JAX associative_scan", **sizes)
+        what = f"{op} {tuple(sizes.values())}, {PASSES[0]}"
+        yield at_least(f"CPU, {what}, times faster than {AS_INSTALLED}", 10, in_processes.get(what, {}), ".1f")
+        yield at_least(f"CPU, {what}, times faster than {LENT}", 10, by_op(rows, "ratio"), ".1f")
     trained = found["train-cpu"] or {}
     steps = trained.get("classifier", {}).get("seconds", {})
     yield at_most(
@@ -83,19 +85,16 @@ def every(folder: Path) -> Iterator[Claim]:
         quotient(steps, "lru", "matmul"),
         ".2f",
     )
-    yield at_least(
-        "CPU, LRU classifier, training step, times faster than with JAX associative_scan",
-        5.5,
-        quotient(steps, "jax", "lru"),
-        ".1f",
-    )
+    what = "LRU classifier, training step"
+    yield at_least(f"CPU, {what}, times faster than {AS_INSTALLED}", 5.5, in_processes.get(what, {}), ".1f")
+    yield at_least(f"CPU, {what}, times faster than {LENT}", 5.5, quotient(steps, "jax", "lru"), ".1f")
     yield at_least(
         "CPU, Mamba layer (1, 1024, d = 256, N = 16), times faster than Hugging Face's CPU path",
         100,
         quotient(trained.get("mamba", {}).get("seconds", {}), "hugging face", "mamba"),
         ".0f",
     )
-    memory = pick((found["memory"] or {"rows": []})["rows"], op="selective_scan")
+    memory = pick((found["memory"] or NONE)["rows"], op="selective_scan")
     yield at_most(
         "CPU, selective scan, peak memory forward + backward over its arguments, at any N",
         5,
@@ -119,11 +118,14 @@ def every(folder: Path) -> Iterator[Claim]:
     yield at_least("GPU, times faster than flash-linear-attention, at every size", 1, fla, ".2f")
     mean = {"all": math.exp(sum(map(math.log, fla.values())) / len(fla))} if fla else {}
     yield at_least("GPU, times faster than flash-linear-attention, geometric mean", 1.2, mean, ".2f")
-    for device, rows, allowed in (("CPU", on_cpu, 0.25), ("GPU", on_gpu, 0.15)):
+    for device, file, allowed in (("CPU", "lengths-cpu", 0.25), ("GPU", "lengths-cuda", 0.15)):
         yield at_most(
             f"{device}, diagonal_scan, time at T = 512 to 1M at constant B T D: slowest over fastest, less 1",
             allowed,
-            spreads(rows),
+            {
+                f"{r['op']}, {r['dtype']}, {r['direction']}": lengths.spread(r["seconds"])
+                for r in (found[file] or NONE)["rows"]
+            },
             ".0%",
         )
     first = found["first_call"]
@@ -141,7 +143,7 @@ def shares(rows: Rows, direction: str) -> Rows:
 def largest(rows: Rows) -> Rows:
     """The rows of the diagonal scan at the largest B T D of each op."""
     found = []
-    for op in DIAGONAL:
+    for op in lengths.FORMS:
         mine = pick(rows, op=op)
         size = max((row["B"] * row["T"] * row["D"] for row in mine), default=0)
         found += [row for row in mine if row["B"] * row["T"] * row["D"] == size]
@@ -156,19 +158,13 @@ def quotient(seconds: dict[str, float], above: str, below: str) -> dict[str, flo
     return {above: seconds[above] / seconds[below]} if {above, below} <= seconds.keys() else {}
 
 
-def spreads(rows: Rows) -> dict[str, float]:
-    """How far our times at T = 512 to 1M lie apart, by op, type and direction."""
-    found = {}
-    mine = [row for row in largest(pick(rows, contestant=OURS)) if row["T"] >= 512]
-    for op, dtype, direction in results.unique((row["op"], row["dtype"], row["direction"]) for row in mine):
-        seconds = {row["T"]: row["seconds"] for row in pick(mine, op=op, dtype=dtype, direction=direction)}
-        if 1 << 20 in seconds:
-            found[f"{op}, {dtype}, {direction}"] = max(seconds.values()) / min(seconds.values()) - 1
-    return found
-
-
 def claims_table(folder: Path) -> list[list[str]]:
     return [["what", "asked", "measured", "kept"], *(claim.cells() for claim in every(folder))]
+
+
+def told(result: dict[str, Any], table: list[list[str]], words: int = 1) -> str:
+    """A table in markdown, with the machine named."""
+    return f"{in_words(result['machine'])}.\n\n{results.markdown(table, words)}"
 
 
 def ops_text(result: dict[str, Any]) -> str:
@@ -200,7 +196,11 @@ def main(words: list[str]) -> None:
     if not arguments.write_docs:
         return
     results.fill(PAGE, "claims", results.markdown(table, 4))
+    if result := results.read(arguments.folder, "installed"):
+        results.fill(PAGE, "installed", told(result, installed.table(result["rows"])))
     for device in ("cpu", "cuda"):
+        if result := results.read(arguments.folder, f"lengths-{device}"):
+            results.fill(PAGE, f"lengths on {device}", told(result, lengths.table(result["rows"]), words=2))
         if result := results.read(arguments.folder, f"ops-{device}"):
             results.fill(PAGE, f"ops on {device}", ops_text(result))
         if result := results.read(arguments.folder, f"train-{device}"):

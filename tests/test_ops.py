@@ -1,6 +1,9 @@
 """Laws of the diagonal scan: every backend, every shape of the coefficients, forward and gradients."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -519,7 +522,7 @@ def test_what_stands_in_an_earlier_piece_stays_there(is_complex: bool, reverse: 
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_the_summary_of_a_piece_ends_without_denormals(backward: bool) -> None:
-    from resurge.ops.diagonal.cpu_pieces import _summary_complex
+    from resurge.ops.diagonal.cpu_pieces import summary_complex
     from resurge.ops.threads import no_denormals
 
     T, D = 2048, 32
@@ -530,7 +533,7 @@ def test_the_summary_of_a_piece_ends_without_denormals(backward: bool) -> None:
     x = np.ones(2 * T * D, np.float32)
     uncut = np.empty(0, np.bool_)
     with no_denormals():
-        assert _summary_complex(a, (0, 1), 0, x, uncut, backward, False, 0, T, 0, T - 1, D, *gain, *end)
+        assert summary_complex(a, (0, 1), 0, x, uncut, backward, False, 0, T, 0, T - 1, D, *gain, *end)
     assert bool((gain[:, ::2] == 0).all())  # and no denormal is left to work on
     assert bool((np.hypot(*gain[:, 1::2]) > 0.9).all())
 
@@ -566,6 +569,29 @@ def test_one_thread_is_enough_to_take_all_turns() -> None:
             alone = run(case, "numba")
     for name, a, b in zip(NAMES, alone, expected, strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot keep a process on one core")
+def test_threads_that_share_a_core_give_way_to_each_other() -> None:
+    """Looking without end for what the other thread has no core to do took up to a hundred times as long."""
+    code = """
+import os, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import torch
+from resurge.ops import diagonal_scan
+a, x = torch.full((256,), 0.9999), torch.randn(1, 65536, 256)
+def seconds(threads):
+    torch.set_num_threads(threads)
+    for i in range(12):
+        if i == 2:
+            start = time.perf_counter()
+        diagonal_scan(a, x)
+    return time.perf_counter() - start
+print(seconds(1), seconds(2))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    alone, shared = map(float, done.stdout.split())
+    assert shared < 3 * alone
 
 
 @pytest.mark.parametrize("is_complex", [False, True])

@@ -22,7 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_WIDTH = 32  # bytes: the widest vectors that run at full speed everywhere
+_LINE = 64  # bytes of a cache line
 _FUSE = ("contract",)
 
 
@@ -103,9 +103,10 @@ def _arrays(context: Any, builder: Any, signature: Any, arguments: Any, index: i
 
 
 class _Rows:
-    """Writes the loops of `rowwise` and `stepwise`: over groups of channels, and for each of them over the steps.
+    """Writes the loops of `rowwise` and `stepwise`: over vectors of channels, and for each of them over the steps.
 
-    Vectors go in pairs, which fill a cache line: lines stored past the cache have to be written whole, and at once.
+    A vector fills a cache line, in several instructions where the processor's own are narrower: lines stored past the
+    cache have to be written whole, and at once. Half a line serves rows of half a line.
     """
 
     def __init__(
@@ -128,38 +129,35 @@ class _Rows:
 
     def write(self, past_cache: Any, steps: Any = None) -> None:
         """All loops, with stores past the cache or without; over one step if `steps` is None."""
-        lanes = _WIDTH // self.size
-        vector = ir.VectorType(self.number, lanes)
-        pairs, vectors = (self.builder.and_(self.length, ir.Constant(self.length.type, -n)) for n in (2 * lanes, lanes))
+        sizes = [_LINE // self.size, _LINE // self.size // 2]
+        line, half = (ir.VectorType(self.number, lanes) for lanes in sizes)
+        lines, halves = (self.builder.and_(self.length, ir.Constant(self.length.type, -lanes)) for lanes in sizes)
         nothing = ir.Constant(self.length.type, 0)
         with self.builder.if_else(past_cache) as (past, kept):
             with past:
-                self.loop(nothing, pairs, [(0, vector), (lanes, vector)], steps, self.streamed)
-                self.loop(pairs, vectors, [(0, vector)], steps, self.streamed)
+                self.loop(nothing, lines, line, steps, self.streamed)
+                self.loop(lines, halves, half, steps, self.streamed)
             with kept:
-                self.loop(nothing, pairs, [(0, vector), (lanes, vector)], steps, 0)
-                self.loop(pairs, vectors, [(0, vector)], steps, 0)
-                self.loop(vectors, self.length, [(0, self.number)], steps, 0)
+                self.loop(nothing, lines, line, steps, 0)
+                self.loop(lines, halves, half, steps, 0)
+                self.loop(halves, self.length, self.number, steps, 0)
 
-    def loop(self, start: Any, stop: Any, group: list[tuple[int, Any]], steps: Any, streamed: int) -> None:
-        """Over channels start..stop, a group of (offset, kind) at a time."""
+    def loop(self, start: Any, stop: Any, kind: Any, steps: Any, streamed: int) -> None:
+        """Over channels start..stop, as many at a time as `kind` holds."""
         builder = self.builder
-        width = ir.Constant(stop.type, sum(getattr(kind, "count", 1) for _, kind in group))
+        width = ir.Constant(stop.type, getattr(kind, "count", 1))
         with cgutils.for_range_slice(builder, start, stop, width, stop.type) as (channel, _):
             if steps is None and self.strides:
                 channel = self.along(channel, start, builder.sub(stop, width))
-            places = [(builder.add(channel, ir.Constant(channel.type, offset)), kind) for offset, kind in group]
+            place = channel, kind
             if steps is None:
-                for place in places:
-                    self.one(place, None, [self.address(array, place) for array in self.carried], streamed)
+                self.one(place, None, [self.address(array, place) for array in self.carried], streamed)
                 return
-            registers = [[self.register(array, place) for array in self.carried] for place in places]
+            registers = [self.register(array, place) for array in self.carried]
             with cgutils.for_range(builder, steps) as over:
-                for place, carried in zip(places, registers, strict=True):
-                    self.one(place, over.index, carried, streamed)
-            for place, carried in zip(places, registers, strict=True):
-                for array, register in zip(self.carried, carried, strict=True):
-                    builder.store(builder.load(register), self.address(array, place), align=self.size)
+                self.one(place, over.index, registers, streamed)
+            for array, register in zip(self.carried, registers, strict=True):
+                builder.store(builder.load(register), self.address(array, place), align=self.size)
 
     def along(self, channel: Any, first: Any, last: Any) -> Any:
         """The channel, or the one opposite where steps go down in memory: the processor fetches one way ahead, and with
@@ -190,6 +188,7 @@ class _Rows:
         results = self.body(*given)
         for i, (address, channels) in enumerate(zip(carried + outputs, results, strict=True)):
             past_cache = len(carried) <= i < len(carried) + streamed
-            store = builder.store(channels.value, address, align=_WIDTH if past_cache else self.size)
+            whole = self.size * getattr(place[1], "count", 1)
+            store = builder.store(channels.value, address, align=whole if past_cache else self.size)
             if past_cache:
                 store.set_metadata("nontemporal", self.once)

@@ -12,7 +12,6 @@ scanned. The summary reads what has not faded at the end of a piece; where that 
 the cache from then on. So most numbers cross the memory bus once, as they would in one thread.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +30,7 @@ _SHORTEST = 4096
 # Where states fade away within a piece, no summary of most of it is needed: the larger, the better. Where they do not,
 # the summary is cheap if its numbers are in the core's own cache, into which they are fetched during the scan before:
 # at most so many numbers, and so many steps at least.
-_SMALL = 1 << 17
+_SMALL = 1 << 16
 _LEAST = 64
 
 # States fade within a piece if nothing is left after this share of it.
@@ -62,7 +61,8 @@ def _cuts(a: Tensor, B: int, T: int, D: int, form: int) -> _Cuts:
     """The cuts for B rows of T steps of D numbers; a as for `forward`."""
     if not in_pieces(B, T, form):
         return _Cuts(T, 1)
-    threads, parts, reach = torch.get_num_threads(), a.dim() - 2, _faded_after(a)
+    threads, parts = torch.get_num_threads(), a.dim() - 2
+    reach = in_turn.faded_after(flat(a), *a.shape[:2], parts)
     large = max(T // (4 * threads), _LEAST)
     if reach <= large // _FADES:
         return _Cuts(large, -(-T // large), 0, reach)
@@ -71,62 +71,36 @@ def _cuts(a: Tensor, B: int, T: int, D: int, form: int) -> _Cuts:
     return _Cuts(small, -(-T // small), threads * small, reach)
 
 
-def _faded_after(a: Tensor) -> int:
-    """After how many steps every state is carried as 0; where a varies, by a sample of it."""
-    some = a[:, :: max(1, a.shape[1] // 256)].double()
-    radius = some.abs() if a.dim() == 3 else torch.hypot(*some.unbind(2))
-    smallest = torch.finfo(a.dtype).smallest_normal
-    rate = radius.nan_to_num(1.0).clamp(smallest, 1 - 1e-12).log().mean(1).max()
-    return math.ceil(math.log(smallest) / rate.item())
-
-
 def _numbers(x: Tensor, form: int) -> str:
     """Which of the kernels of a direction serves: for complex or real states, or real ones from log a."""
     return "complex" if x.dim() == 4 else "real" if form == PLAIN else "log"
 
 
-def _starts(a: Tensor, T: int, carry: Tensor, cuts: _Cuts, *, backward: bool) -> tuple[Tensor, tuple[Any, ...]]:
+def _starts(a: Tensor, T: int, carry: Tensor, cuts: _Cuts, *, backward: bool) -> tuple[np.ndarray, tuple[Any, ...]]:
     """What each piece starts from, the first of each row from `carry`, and what threads need that take turns."""
     length, pieces, _, reach = cuts
     B, D = carry.shape[0], carry.shape[-1]
-    first = pieces - 1 if backward else 0
-    carries = carry.new_zeros(B, pieces, *carry.shape[1:-1], apart(D))
-    carries[:, first, ..., :D] = carry
+    start = flat(carry)
+    carries = np.zeros(start.size // D * pieces * apart(D), start.dtype)
     if pieces == 1:
+        carries.reshape(*carry.shape[:-1], -1)[..., :D] = start.reshape(carry.shape)
         return carries, ()
-    turns = np.zeros(B * pieces + 1, np.int64)
-    turns[first : B * pieces : pieces] = 1
-    gains = torch.empty_like(carries)
-    if a.shape[1] == 1:
-        steps = torch.full((pieces,), length, dtype=torch.float64)
-        steps[-1] = T - (pieces - 1) * length
-        gains[..., :D] = _power(a, steps)
-    return carries, (turns, flat(gains), reach)
-
-
-def _power(a: Tensor, steps: Tensor) -> Tensor:
-    """a^n for each n of `steps` (pieces,), shaped (1 or B, pieces, ...)."""
-    if a.dim() == 3:
-        power = a.double() ** steps[:, None]
-    else:
-        re, im = a.double().unbind(2)
-        radius, phase = torch.hypot(re, im), torch.atan2(im, re)
-        z = torch.polar(radius ** steps[:, None], phase * steps[:, None])
-        power = torch.stack([z.real, z.imag], 2)
-    power = power.to(a.dtype)
-    return torch.where(power.abs() < torch.finfo(a.dtype).smallest_normal, 0, power)
+    turns, gains = np.zeros(B * pieces + 1, np.int64), np.empty_like(carries)
+    sizes = (B, T, length, pieces, a.dim() - 2, D)
+    in_turn.begin(flat(a), steps_between(a), start, sizes, backward, carries, gains, turns)
+    return carries, (turns, gains, reach)
 
 
 def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, form: int) -> tuple[Tensor, Tensor]:
     """All states h, shaped as x: (B, T, D), or (B, T, 2, D) for real and imaginary parts; and the last one."""
-    x = x.contiguous()
+    a, x = a.contiguous(), x.contiguous()
     h = torch.empty_like(x)
     B, T, D = x.shape[0], x.shape[1], x.shape[-1]
     cuts = _cuts(a, B, T, D, form)
     carries, turns = _starts(a, T, h0, cuts, backward=False)
     work = x.new_empty(B, 0 if form == PLAIN else 2, apart(D))
     sizes = (T, cuts.length, cuts.pieces, cuts.ahead, D)
-    arguments = (flat(a), steps_between(a), flat(x), flat(carries), flat(cut), reverse, form, sizes)
+    arguments = (flat(a), steps_between(a), flat(x), carries, flat(cut), reverse, form, sizes)
     kernel = getattr(in_turn if turns else kernels, f"forward_{_numbers(x, form)}")
     run(flushing(kernel), (*arguments, flat(work), flat(h), *turns), B * cuts.pieces, 1 if turns else D, x.numel())
     return h, h[:, 0 if reverse else -1].clone()
@@ -149,7 +123,7 @@ def backward(
     """
     B, T, D = h.shape[0], h.shape[1], h.shape[-1]
     constant = a.shape[1] == 1
-    dh = dh.contiguous()
+    a, dh = a.contiguous(), dh.contiguous()
     cuts = _cuts(a, B, T, D, form)
     carries, turns = _starts(a, T, dh_last, cuts, backward=True)
     dx = torch.empty_like(h, memory_format=torch.contiguous_format)
@@ -160,7 +134,7 @@ def backward(
     work = h.new_zeros(B, cuts.pieces, 3, apart(D))
     sizes = (T, cuts.length, cuts.pieces, cuts.ahead, D)
     arguments = (flat(a), steps_between(a), flat(x), flat(h), flat(h0), flat(cut), reverse, form, sizes)
-    gradients = (flat(work), flat(dh), flat(carries), flat(da), flat(sums), flat(dx), flat(dh0))
+    gradients = (flat(work), flat(dh), carries, flat(da), flat(sums), flat(dx), flat(dh0))
     run(flushing(kernel), (*arguments, *gradients, *turns), B * cuts.pieces, 1 if turns else D, h.numel())
     if constant:
         da = sums.sum(1, keepdim=True)

@@ -1,33 +1,179 @@
 """The kernels of cpu_kernels.py for few and long rows: the threads take the pieces of a row in turn; see cpu.py."""
 
-from resurge.jit import lean
+import numpy as np
+
+from resurge.jit import jit, lean
 from resurge.ops.diagonal import cpu_kernels as kernels
-from resurge.ops.diagonal.cpu_pieces import carry_complex, carry_real, take_turn
+from resurge.ops.diagonal.cpu_pieces import apart, row, summary_complex, summary_real
+from resurge.ops.rows import rowwise
+from resurge.ops.turns import add_one, announce, wait
 
 _forward_real, _forward_complex = kernels.forward_real, kernels.forward_complex
 _backward_real, _backward_complex = kernels.backward_real, kernels.backward_complex
+
+# States are judged by so many steps where coefficients vary, with a logarithm of the product of so many: one of numbers
+# not below _TINY is not 0 in float64.
+_SAMPLE, _PRODUCTS, _TINY = 256, 8, 1e-38
+
+
+@jit
+def faded_after(a, rows, steps, parts):  # type: ignore[no-untyped-def]
+    """After how many steps every state is carried as 0, 1 at least; where a varies, by a sample of it."""
+    D = a.size // (rows * steps * parts)
+    every = max(1, steps // _SAMPLE)
+    count = (steps - 1) // every + 1
+    slowest = -np.inf
+    product, rate = np.empty(D), np.empty(D)
+    for b in range(rows):
+        product[:] = 1
+        rate[:] = 0
+        for i in range(count):
+            a_t = a[(b * steps + i * every) * parts * D :]
+            for d in range(D):
+                im = np.float64(a_t[(parts - 1) * D + d]) if parts == 2 else 0.0
+                radius = np.sqrt(np.float64(a_t[d]) ** 2 + im**2)
+                product[d] *= max(radius, _TINY) if radius < 1 - 1e-12 else 1 - 1e-12  # NaN too
+            if i % _PRODUCTS == _PRODUCTS - 1 or i == count - 1:
+                for d in range(D):
+                    rate[d] += np.log(product[d])
+                    product[d] = 1
+        slowest = max(slowest, rate.max() / count)
+    return int(np.ceil(np.log(np.finfo(a.dtype).tiny) / slowest))
+
+
+@lean
+def _power(z, n):  # type: ignore[no-untyped-def]
+    """z^n for n >= 1."""
+    result = z
+    n -= 1
+    while n > 0:
+        if n % 2:
+            result = result * z
+        z = z * z
+        n //= 2
+    return result
+
+
+@jit
+def begin(a, a_rows, carry, sizes, backward, carries, gains, turns):  # type: ignore[no-untyped-def]
+    """Let the first piece of each row start from `carry`; and where a is constant in time, tell what each piece
+    multiplies the state by."""
+    B, T, length, pieces, parts, D = sizes
+    W, first = apart(D), pieces - 1 if backward else 0
+    for b in range(B):
+        turns[b * pieces + first] = 1
+        for part in range(parts):
+            row(carries, (b * pieces + first) * parts + part, W, 0, D)[:] = row(carry, b * parts + part, D, 0, D)
+        if a_rows[1] > 0:
+            continue
+        for piece in range(pieces):
+            width = parts * W
+            gain = row(gains, b * pieces + piece, width, 0, width)
+            if 0 < piece < pieces - 1:
+                gain[:] = row(gains, b * pieces, width, 0, width)
+                continue
+            n = min(length, T - piece * length)
+            a_b = row(a, b * a_rows[0], parts * D, 0, parts * D)
+            for d in range(D):
+                if parts == 1:
+                    gain[d] = _power(np.float64(a_b[d]), n)
+                else:
+                    w = _power(complex(a_b[d], a_b[D + d]), n)
+                    gain[d], gain[W + d] = w.real, w.imag
+
+
+@rowwise()
+def _add_product(e, w, start):  # type: ignore[no-untyped-def]
+    return (e + w * start,)
+
+
+@rowwise()
+def _add_product_complex(e_re, e_im, w_re, w_im, re, im):  # type: ignore[no-untyped-def]
+    return e_re + w_re * re - w_im * im, e_im + w_re * im + w_im * re
+
+
+@rowwise()
+def _add_product_conjugate(e_re, e_im, w_re, w_im, re, im):  # type: ignore[no-untyped-def]
+    return e_re + w_re * re + w_im * im, e_im + w_re * im - w_im * re
+
+
+@lean
+def _take_turn(turns, backward):  # type: ignore[no-untyped-def]
+    """The next piece to be scanned, or -1 after the last."""
+    pieces = turns.size - 1
+    turn = add_one(turns, pieces)
+    return -1 if turn >= pieces else pieces - 1 - turn if backward else turn
+
+
+@lean
+def _piece(sizes, r, backward):  # type: ignore[no-untyped-def]
+    """Of piece r: its row of the batch, its first and its last step, and the piece to be scanned after it, or -1."""
+    T, length, pieces, _, _ = sizes
+    b, piece = r // pieces, r % pieces
+    last = min((piece + 1) * length, T) - 1
+    if (piece == 0) if backward else (piece == pieces - 1):
+        return b, piece * length, last, -1
+    return b, piece * length, last, r - 1 if backward else r + 1
+
+
+@lean
+def _carry_real(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, sizes, r):  # type: ignore[no-untyped-def]
+    """Wait for what piece r starts from, which is row r of `carries`, and give the next one what that starts from."""
+    T, D = sizes[0], sizes[-1]
+    b, first, last, after = _piece(sizes, r, backward)
+    if after < 0:
+        wait(turns, r)
+        return
+    W = apart(D)
+    gain, start, end = row(gains, r, W, 0, D), row(carries, r, W, 0, D), row(carries, after, W, 0, D)
+    passes = summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, gain, end)
+    wait(turns, r)
+    if passes:
+        _add_product((end,), (end, gain, start), False)
+    announce(turns, after)
+
+
+@lean
+def _carry_complex(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, sizes, r):  # type: ignore[no-untyped-def]
+    """As `_carry_real`."""
+    T, D = sizes[0], sizes[-1]
+    b, first, last, after = _piece(sizes, r, backward)
+    if after < 0:
+        wait(turns, r)
+        return
+    W = apart(D)
+    w_re, w_im = row(gains, 2 * r, W, 0, D), row(gains, 2 * r + 1, W, 0, D)
+    re, im = row(carries, 2 * r, W, 0, D), row(carries, 2 * r + 1, W, 0, D)
+    e_re, e_im = row(carries, 2 * after, W, 0, D), row(carries, 2 * after + 1, W, 0, D)
+    passes = summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, w_re, w_im, e_re, e_im)
+    wait(turns, r)
+    if passes and backward:
+        _add_product_conjugate((e_re, e_im), (e_re, e_im, w_re, w_im, re, im), False)
+    elif passes:
+        _add_product_complex((e_re, e_im), (e_re, e_im, w_re, w_im, re, im), False)
+    announce(turns, after)
 
 
 @lean
 def forward_real(  # type: ignore[no-untyped-def]
     a, a_rows, x, carries, cut, reverse, form, sizes, work, h, turns, gains, reach, _0, _1, _2, _3
 ):
-    r = take_turn(turns, False)
+    r = _take_turn(turns, False)
     while r >= 0:
-        carry_real(turns, a, a_rows, reach, x, carries, gains, cut, False, reverse, sizes, r)
+        _carry_real(turns, a, a_rows, reach, x, carries, gains, cut, False, reverse, sizes, r)
         _forward_real(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r, r + 1, 0, sizes[-1])
-        r = take_turn(turns, False)
+        r = _take_turn(turns, False)
 
 
 @lean
 def forward_complex(  # type: ignore[no-untyped-def]
     a, a_rows, x, carries, cut, reverse, form, sizes, work, h, turns, gains, reach, _0, _1, _2, _3
 ):
-    r = take_turn(turns, False)
+    r = _take_turn(turns, False)
     while r >= 0:
-        carry_complex(turns, a, a_rows, reach, x, carries, gains, cut, False, reverse, sizes, r)
+        _carry_complex(turns, a, a_rows, reach, x, carries, gains, cut, False, reverse, sizes, r)
         _forward_complex(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r, r + 1, 0, sizes[-1])
-        r = take_turn(turns, False)
+        r = _take_turn(turns, False)
 
 
 @lean
@@ -35,14 +181,14 @@ def backward_real(  # type: ignore[no-untyped-def]
     a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0, turns, gains,
     reach, _0, _1, _2, _3,
 ):  # fmt: skip
-    r = take_turn(turns, True)
+    r = _take_turn(turns, True)
     while r >= 0:
-        carry_real(turns, a, a_rows, reach, dh, carries, gains, cut, True, reverse, sizes, r)
+        _carry_real(turns, a, a_rows, reach, dh, carries, gains, cut, True, reverse, sizes, r)
         _backward_real(
             a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0,
             r, r + 1, 0, sizes[-1],
         )  # fmt: skip
-        r = take_turn(turns, True)
+        r = _take_turn(turns, True)
 
 
 @lean
@@ -50,11 +196,11 @@ def backward_complex(  # type: ignore[no-untyped-def]
     a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0, turns, gains,
     reach, _0, _1, _2, _3,
 ):  # fmt: skip
-    r = take_turn(turns, True)
+    r = _take_turn(turns, True)
     while r >= 0:
-        carry_complex(turns, a, a_rows, reach, dh, carries, gains, cut, True, reverse, sizes, r)
+        _carry_complex(turns, a, a_rows, reach, dh, carries, gains, cut, True, reverse, sizes, r)
         _backward_complex(
             a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0,
             r, r + 1, 0, sizes[-1],
         )  # fmt: skip
-        r = take_turn(turns, True)
+        r = _take_turn(turns, True)

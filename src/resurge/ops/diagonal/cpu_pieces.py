@@ -5,8 +5,7 @@ import numpy as np
 from resurge.jit import inlined, jit, lean
 from resurge.ops.diagonal.form import NORMALIZED
 from resurge.ops.elementary import exp, one_minus_exp
-from resurge.ops.rows import rowwise, stepwise
-from resurge.ops.turns import add_one, announce, wait
+from resurge.ops.rows import stepwise
 
 
 @inlined
@@ -111,21 +110,6 @@ def _gain_complex(w_re, w_im, a_re, a_im):  # type: ignore[no-untyped-def]
     return a_re * w_re - a_im * w_im, a_re * w_im + a_im * w_re
 
 
-@rowwise()
-def _add_product(e, w, start):  # type: ignore[no-untyped-def]
-    return (e + w * start,)
-
-
-@rowwise()
-def _add_product_complex(e_re, e_im, w_re, w_im, re, im):  # type: ignore[no-untyped-def]
-    return e_re + w_re * re - w_im * im, e_im + w_re * im + w_im * re
-
-
-@rowwise()
-def _add_product_conjugate(e_re, e_im, w_re, w_im, re, im):  # type: ignore[no-untyped-def]
-    return e_re + w_re * re + w_im * im, e_im + w_re * im - w_im * re
-
-
 @lean
 def _vanished(w):  # type: ignore[no-untyped-def]
     alive = 0
@@ -161,7 +145,7 @@ def _reach_complex(a, a_rows, along, b, t, count, D, w_re, w_im):  # type: ignor
 
 
 @lean
-def _summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, w, e):  # type: ignore[no-untyped-def]
+def summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, w, e):  # type: ignore[no-untyped-def]
     """Steps first..last of row b as the map state -> w * state + e; `backward`, of the gradient from behind.
 
     It leaves out what has faded away at its end, and walks as the scan does: towards it, the processor fetches badly,
@@ -201,8 +185,8 @@ def _summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last
 
 
 @lean
-def _summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, w_re, w_im, e_re, e_im):  # type: ignore[no-untyped-def]
-    """As `_summary_real`, from rows of real and rows of imaginary parts; `backward` with conj(a) for e, not for w."""
+def summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, w_re, w_im, e_re, e_im):  # type: ignore[no-untyped-def]
+    """As `summary_real`, from rows of real and rows of imaginary parts; `backward` with conj(a) for e, not for w."""
     count, along = last - first + 1, -1 if backward != reverse else 1
     end = first if backward else last
     t = T - 1 - end if reverse else end
@@ -238,55 +222,3 @@ def _summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, l
         t += n * along
         steps -= n
     return passes
-
-
-@lean
-def take_turn(turns, backward):  # type: ignore[no-untyped-def]
-    """The next piece to be scanned, or -1 after the last."""
-    pieces = turns.size - 1
-    turn = add_one(turns, pieces)
-    return -1 if turn >= pieces else pieces - 1 - turn if backward else turn
-
-
-@lean
-def carry_real(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, sizes, r):  # type: ignore[no-untyped-def]
-    """Wait for what piece r starts from, which is row r of `carries`, and give the next one what that starts from."""
-    T, length, pieces, _, D = sizes
-    b, piece = r // pieces, r % pieces
-    after = r - 1 if backward else r + 1
-    if (piece == 0) if backward else (piece == pieces - 1):
-        wait(turns, r)
-        return
-    first = piece * length
-    last = min(first + length, T) - 1
-    W = apart(D)
-    gain, start, end = row(gains, r, W, 0, D), row(carries, r, W, 0, D), row(carries, after, W, 0, D)
-    passes = _summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, gain, end)
-    wait(turns, r)
-    if passes:
-        _add_product((end,), (end, gain, start), False)
-    announce(turns, after)
-
-
-@lean
-def carry_complex(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, sizes, r):  # type: ignore[no-untyped-def]
-    """As `carry_real`."""
-    T, length, pieces, _, D = sizes
-    b, piece = r // pieces, r % pieces
-    after = r - 1 if backward else r + 1
-    if (piece == 0) if backward else (piece == pieces - 1):
-        wait(turns, r)
-        return
-    first = piece * length
-    last = min(first + length, T) - 1
-    W = apart(D)
-    w_re, w_im = row(gains, 2 * r, W, 0, D), row(gains, 2 * r + 1, W, 0, D)
-    re, im = row(carries, 2 * r, W, 0, D), row(carries, 2 * r + 1, W, 0, D)
-    e_re, e_im = row(carries, 2 * after, W, 0, D), row(carries, 2 * after + 1, W, 0, D)
-    passes = _summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, w_re, w_im, e_re, e_im)
-    wait(turns, r)
-    if passes and backward:
-        _add_product_conjugate((e_re, e_im), (e_re, e_im, w_re, w_im, re, im), False)
-    elif passes:
-        _add_product_complex((e_re, e_im), (e_re, e_im, w_re, w_im, re, im), False)
-    announce(turns, after)

@@ -1,0 +1,72 @@
+"""The diagonal scan's time against T at constant B T D, T from 512 to 1M, all lengths in turn.
+
+`ops` times one length after the other, minutes apart, and compares contestants. Here lengths are compared, and they
+share each minute.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import results
+from benchmarks.catalogue import OPS
+from benchmarks.contestants import Sizes, eager
+from benchmarks.op import draw
+from benchmarks.ops import LIMIT, PASSES, STEPS, copying, kind
+from benchmarks.timing import in_words, interleaved, keep_freed_memory, machine, waiter
+
+LENGTHS = tuple(T for T in STEPS if T >= 512)
+FORMS = tuple(name for name in OPS if name.startswith("diagonal"))
+
+
+def measured(name: str, dtype: torch.dtype, numbers: int, device: torch.device, rounds: int) -> list[dict[str, Any]]:
+    """A row for each direction: seconds of a copy of as many bytes and, by T, of the op."""
+    op = OPS[name]
+    numbers //= op.parts
+    sizes = [Sizes(numbers // (T * D), T, D) for T in LENGTHS for D in [min(256, numbers // T)]]
+    problems = {size.T: eager(op.call, draw(op, size, device, dtype)) for size in sizes}
+    rows = []
+    for direction, moved in zip(PASSES, op.moved(sizes[0]), strict=True):
+        calls = {str(T): p.forward if direction == PASSES[0] else p.both for T, p in problems.items()}
+        limit = copying(moved * dtype.itemsize, device)
+        seconds = interleaved({LIMIT: limit, **calls}, rounds, wait=waiter(device))
+        copied = seconds.pop(LIMIT)
+        rows.append({"op": name, "dtype": kind(dtype), "direction": direction, "copy": copied, "seconds": seconds})
+    return rows
+
+
+def spread(seconds: dict[str, float]) -> float:
+    """The slowest time over the fastest, less 1."""
+    return max(seconds.values()) / min(seconds.values()) - 1
+
+
+def table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Milliseconds by T, and how far they lie apart."""
+    lines = [["ms", "", "copy", *(f"T = {results.power(T)}" for T in LENGTHS), "slowest over fastest, less 1"]]
+    for row in rows:
+        times = [f"{seconds * 1e3:.3g}" for seconds in (row["copy"], *row["seconds"].values())]
+        lines.append([f"{row['op']}, {row['dtype']}", row["direction"], *times, f"{spread(row['seconds']):.0%}"])
+    return lines
+
+
+def main(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks lengths", description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="by default the GPU if there is one")
+    parser.add_argument("--op", choices=FORMS, action="append", help="only this op; may be given several times")
+    parser.add_argument("--numbers", type=int, help="B T D; by default 2^24 on the CPU, 2^28 on a GPU")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the JSON")
+    arguments = parser.parse_args(words)
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    gpu = device.type == "cuda"
+    reused, told = keep_freed_memory(), machine(device)
+    print(in_words(told))
+    rows: list[dict[str, Any]] = []
+    for name in arguments.op or FORMS:
+        for dtype in (torch.float32, torch.bfloat16) if gpu else (torch.float32,):
+            rows += measured(name, dtype, arguments.numbers or 1 << (28 if gpu else 24), device, arguments.rounds)
+    print(results.plain(table(rows)))
+    measured_here = {"machine": told, "rounds": arguments.rounds, "freed_memory_reused": reused, "rows": rows}
+    print(results.write(arguments.out, f"lengths-{device.type}", measured_here))
