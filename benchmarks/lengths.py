@@ -31,7 +31,7 @@ def measured(name: str, dtype: torch.dtype, numbers: int, device: torch.device, 
     for direction, moved in zip(PASSES, op.moved(sizes[0]), strict=True):
         calls = {str(T): p.forward if direction == PASSES[0] else p.both for T, p in problems.items()}
         limit = copying(moved * dtype.itemsize, device)
-        seconds = interleaved({LIMIT: limit, **calls}, rounds, wait=waiter(device))
+        seconds = interleaved({LIMIT: limit, **calls}, rounds, wait=waiter(device), rest=0)
         copied = seconds.pop(LIMIT)
         rows.append({"op": name, "dtype": kind(dtype), "direction": direction, "copy": copied, "seconds": seconds})
     return rows

@@ -22,8 +22,8 @@ _MANY = 50
 # Threads of another contestant spin for a while after its call, on the cores of the next one.
 _REST = 0.03
 
-# A contestant's own threads sleep by then, and may wake up on one core: a call that is not timed sets them going, where
-# a call is short enough for that to matter.
+# A contestant's own threads sleep by then, and may wake up on one core, where the system leaves them for a tick or
+# two of 4 ms: a call that is not timed sets them going, where a call is short enough for that to matter.
 _SHORT = 0.1
 
 
@@ -34,12 +34,13 @@ def interleaved(
     wait: Callable[[], None] | None = None,
     patience: float = math.inf,
     warm: bool = False,
+    rest: float = _REST,
 ) -> dict[str, float]:
     """Median seconds of a call of each contestant: two calls to warm up, then `rounds` rounds over all of them.
 
     `warm`: each was called before, and one call to warm up is enough. `wait` waits for a device that works on its own;
     calls are then timed several at once. Who takes longer than `patience` seconds in the last call to warm up is not
-    called again: that time is the result.
+    called again: that time is the result. `rest`: 0 where all contestants run on the same threads.
     """
     slow: dict[str, float] = {}
     repeat: dict[str, int] = {}
@@ -47,7 +48,7 @@ def interleaved(
     for name, contestant in contestants.items():
         if not warm:
             contestant()
-        once = _seconds(contestant, wait, 1)
+        once = _seconds(contestant, wait, 1, rest)
         if once > patience:
             slow[name] = once
         else:
@@ -56,15 +57,17 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in repeat}
     for _ in range(rounds):
         for name, count in repeat.items():
-            times[name].append(_seconds(contestants[name], wait, count, usual[name]))
+            times[name].append(_seconds(contestants[name], wait, count, rest, usual[name]))
     return {name: slow[name] if name in slow else statistics.median(times[name]) for name in contestants}
 
 
-def _seconds(contestant: Callable[[], object], wait: Callable[[], None] | None, count: int, once: float = 1) -> float:
+def _seconds(
+    contestant: Callable[[], object], wait: Callable[[], None] | None, count: int, rest: float, once: float = 1
+) -> float:
     if wait is not None:
         wait()
-    else:
-        time.sleep(_REST)
+    elif rest > 0:
+        time.sleep(rest)
         if once < _SHORT:
             contestant()
     start = time.perf_counter()

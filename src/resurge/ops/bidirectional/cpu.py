@@ -27,17 +27,17 @@ from resurge.ops.threads import flat, flushing, run
 
 
 @lean
-def _both_real(a, a_rows, x, carry, carry_back, cut, cut_back, T, D, ahead, back, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
+def _both_real(a, a_rows, x, carry, carry_back, cut, cut_back, T, W, D, ahead, back, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
     for b in range(b0, b1):
-        forward_real(a, a_rows, x, carry, cut, False, PLAIN, (T, T, 1, 0, D), x, ahead, b, b + 1, d0, d1)
-        forward_real(a, a_rows, x, carry_back, cut_back, True, PLAIN, (T, T, 1, 0, D), x, back, b, b + 1, d0, d1)
+        forward_real(a, a_rows, x, carry, cut, False, PLAIN, (T, T, 1, 0, W, D), x, ahead, b, b + 1, d0, d1)
+        forward_real(a, a_rows, x, carry_back, cut_back, True, PLAIN, (T, T, 1, 0, W, D), x, back, b, b + 1, d0, d1)
 
 
 @lean
-def _both_complex(a, a_rows, x, carry, carry_back, cut, cut_back, T, D, ahead, back, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
+def _both_complex(a, a_rows, x, carry, carry_back, cut, cut_back, T, W, D, ahead, back, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
     for b in range(b0, b1):
-        forward_complex(a, a_rows, x, carry, cut, False, PLAIN, (T, T, 1, 0, D), x, ahead, b, b + 1, d0, d1)
-        forward_complex(a, a_rows, x, carry_back, cut_back, True, PLAIN, (T, T, 1, 0, D), x, back, b, b + 1, d0, d1)
+        forward_complex(a, a_rows, x, carry, cut, False, PLAIN, (T, T, 1, 0, W, D), x, ahead, b, b + 1, d0, d1)
+        forward_complex(a, a_rows, x, carry_back, cut_back, True, PLAIN, (T, T, 1, 0, W, D), x, back, b, b + 1, d0, d1)
 
 
 @rowwise()
@@ -53,12 +53,12 @@ def _add_conjugate(dh_re, dh_im, re, im, a_re, a_im, h_re, h_im, da_re, da_im, d
 
 
 @lean
-def _add_real(a, a_rows, h, cut, reverse, T, D, work, dh, da, da_sum, dx, b, d0, d1):  # type: ignore[no-untyped-def]
+def _add_real(a, a_rows, h, cut, reverse, T, W, D, work, dh, da, da_sum, dx, b, d0, d1):  # type: ignore[no-untyped-def]
     """The gradients of one direction of one row, ĝ_t = dh_t + a_{t+1} ĝ_{t+1} ahead: dx_t += ĝ_t, da_t += ĝ_t h_{t-1}.
 
     The way ahead, which comes first, finds nothing to add to.
     """
-    constant, W = da_sum.size > 0, apart(D)
+    constant = da_sum.size > 0
     carry, total = row(work, 3 * b, W, d0, d1), row(work, 3 * b + 1, W, d0, d1)
     zeros = row(work, 3 * b + 2, W, d0, d1)
     carry[:] = 0
@@ -86,9 +86,9 @@ def _add_real(a, a_rows, h, cut, reverse, T, D, work, dh, da, da_sum, dx, b, d0,
 
 
 @lean
-def _add_complex(a, a_rows, h, cut, reverse, T, D, work, dh, da, da_sum, dx, b, d0, d1):  # type: ignore[no-untyped-def]
+def _add_complex(a, a_rows, h, cut, reverse, T, W, D, work, dh, da, da_sum, dx, b, d0, d1):  # type: ignore[no-untyped-def]
     """As `_add_real`, with conj(a) and conj(h): gradients are dL/dRe + i dL/dIm."""
-    constant, W = da_sum.size > 0, apart(D)
+    constant = da_sum.size > 0
     re, im = row(work, 5 * b, W, d0, d1), row(work, 5 * b + 1, W, d0, d1)
     total_re, total_im = row(work, 5 * b + 2, W, d0, d1), row(work, 5 * b + 3, W, d0, d1)
     zeros = row(work, 5 * b + 4, W, d0, d1)
@@ -132,20 +132,20 @@ def _add_complex(a, a_rows, h, cut, reverse, T, D, work, dh, da, da_sum, dx, b, 
 
 @lean
 def _backward_real(  # type: ignore[no-untyped-def]
-    a, a_rows, ahead, back, cut, cut_back, T, D, work, d_ahead, d_back, da, da_sum, dx, b0, b1, d0, d1
+    a, a_rows, ahead, back, cut, cut_back, T, W, D, work, d_ahead, d_back, da, da_sum, dx, b0, b1, d0, d1
 ):
     for b in range(b0, b1):
-        _add_real(a, a_rows, ahead, cut, False, T, D, work, d_ahead, da, da_sum, dx, b, d0, d1)
-        _add_real(a, a_rows, back, cut_back, True, T, D, work, d_back, da, da_sum, dx, b, d0, d1)
+        _add_real(a, a_rows, ahead, cut, False, T, W, D, work, d_ahead, da, da_sum, dx, b, d0, d1)
+        _add_real(a, a_rows, back, cut_back, True, T, W, D, work, d_back, da, da_sum, dx, b, d0, d1)
 
 
 @lean
 def _backward_complex(  # type: ignore[no-untyped-def]
-    a, a_rows, ahead, back, cut, cut_back, T, D, work, d_ahead, d_back, da, da_sum, dx, b0, b1, d0, d1
+    a, a_rows, ahead, back, cut, cut_back, T, W, D, work, d_ahead, d_back, da, da_sum, dx, b0, b1, d0, d1
 ):
     for b in range(b0, b1):
-        _add_complex(a, a_rows, ahead, cut, False, T, D, work, d_ahead, da, da_sum, dx, b, d0, d1)
-        _add_complex(a, a_rows, back, cut_back, True, T, D, work, d_back, da, da_sum, dx, b, d0, d1)
+        _add_complex(a, a_rows, ahead, cut, False, T, W, D, work, d_ahead, da, da_sum, dx, b, d0, d1)
+        _add_complex(a, a_rows, back, cut_back, True, T, W, D, work, d_back, da, da_sum, dx, b, d0, d1)
 
 
 def forward(a: Tensor, x: Tensor, cut: Tensor | None, cut_back: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -162,8 +162,10 @@ def forward(a: Tensor, x: Tensor, cut: Tensor | None, cut_back: Tensor | None) -
         return ahead, back
     ahead, back = torch.empty_like(x), torch.empty_like(x)
     kernel = _both_complex if x.dim() == 4 else _both_real
-    carries = (flat(x.new_zeros(*start.shape[:-1], apart(D))) for _ in range(2))
-    arguments = (flat(a), steps_between(a), flat(x), *carries, flat(cut), flat(cut_back), T, D, flat(ahead), flat(back))
+    W = apart(D, B)
+    carries = (flat(x.new_zeros(*start.shape[:-1], W)) for _ in range(2))
+    inputs = (flat(a), steps_between(a), flat(x), *carries, flat(cut), flat(cut_back))
+    arguments = (*inputs, T, W, D, flat(ahead), flat(back))
     run(flushing(kernel), arguments, B, D, 2 * x.numel())
     return ahead, back
 
@@ -189,8 +191,9 @@ def backward(
     da = ahead.new_empty(0 if constant else ahead.shape)
     da_sum = torch.zeros((B, 1, *ahead.shape[2:]) if constant else (0,), dtype=torch.float64)
     kernel = _backward_complex if ahead.dim() == 4 else _backward_real
-    work = dx.new_zeros(B, 5, apart(D))
-    arguments = (flat(a), steps_between(a), flat(ahead), flat(back), flat(cut), flat(cut_back), T, D, flat(work))
+    W = apart(D, B)
+    work = dx.new_zeros(B, 5, W)
+    arguments = (flat(a), steps_between(a), flat(ahead), flat(back), flat(cut), flat(cut_back), T, W, D, flat(work))
     gradients = (flat(d_ahead), flat(d_back), flat(da), flat(da_sum), flat(dx))
     run(flushing(kernel), arguments + gradients, B, D, 2 * dx.numel())
     if constant:

@@ -76,17 +76,20 @@ def _numbers(x: Tensor, form: int) -> str:
     return "complex" if x.dim() == 4 else "real" if form == PLAIN else "log"
 
 
-def _starts(a: Tensor, T: int, carry: Tensor, cuts: _Cuts, *, backward: bool) -> tuple[np.ndarray, tuple[Any, ...]]:
-    """What each piece starts from, the first of each row from `carry`, and what threads need that take turns."""
+def _starts(
+    a: Tensor, T: int, carry: Tensor, cuts: _Cuts, W: int, *, backward: bool
+) -> tuple[np.ndarray, tuple[Any, ...]]:
+    """What each piece starts from, in rows W apart, the first of each row of the batch from `carry`; and what threads
+    need that take turns."""
     length, pieces, _, reach = cuts
     B, D = carry.shape[0], carry.shape[-1]
     start = flat(carry)
-    carries = np.zeros(start.size // D * pieces * apart(D), start.dtype)
+    carries = flat(carry.new_empty(start.size // D * pieces * W))  # numpy's would not begin with a cache line
     if pieces == 1:
-        carries.reshape(*carry.shape[:-1], -1)[..., :D] = start.reshape(carry.shape)
+        carries.reshape(-1, W)[:, :D] = start.reshape(-1, D)
         return carries, ()
-    turns, gains = np.zeros(B * pieces + 1, np.int64), np.empty_like(carries)
-    sizes = (B, T, length, pieces, a.dim() - 2, D)
+    turns, gains = np.zeros(B * pieces + 1, np.int64), flat(carry.new_empty(carries.size))
+    sizes = (B, T, length, pieces, a.dim() - 2, W, D)
     in_turn.begin(flat(a), steps_between(a), start, sizes, backward, carries, gains, turns)
     return carries, (turns, gains, reach)
 
@@ -97,9 +100,10 @@ def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool,
     h = torch.empty_like(x)
     B, T, D = x.shape[0], x.shape[1], x.shape[-1]
     cuts = _cuts(a, B, T, D, form)
-    carries, turns = _starts(a, T, h0, cuts, backward=False)
-    work = x.new_empty(B, 0 if form == PLAIN else 2, apart(D))
-    sizes = (T, cuts.length, cuts.pieces, cuts.ahead, D)
+    W = apart(D, B * cuts.pieces)
+    carries, turns = _starts(a, T, h0, cuts, W, backward=False)
+    work = x.new_empty(B, 0 if form == PLAIN else 2, W)
+    sizes = (T, cuts.length, cuts.pieces, cuts.ahead, W, D)
     arguments = (flat(a), steps_between(a), flat(x), carries, flat(cut), reverse, form, sizes)
     kernel = getattr(in_turn if turns else kernels, f"forward_{_numbers(x, form)}")
     run(flushing(kernel), (*arguments, flat(work), flat(h), *turns), B * cuts.pieces, 1 if turns else D, x.numel())
@@ -125,14 +129,15 @@ def backward(
     constant = a.shape[1] == 1
     a, dh = a.contiguous(), dh.contiguous()
     cuts = _cuts(a, B, T, D, form)
-    carries, turns = _starts(a, T, dh_last, cuts, backward=True)
+    W = apart(D, B * cuts.pieces)
+    carries, turns = _starts(a, T, dh_last, cuts, W, backward=True)
     dx = torch.empty_like(h, memory_format=torch.contiguous_format)
     dh0 = torch.empty_like(h0, memory_format=torch.contiguous_format)
     da = h.new_empty(0 if constant else h.shape)
     sums = torch.zeros((B, cuts.pieces, *h0.shape[1:]) if constant else (0,), dtype=torch.float64)
     kernel = getattr(in_turn if turns else kernels, f"backward_{_numbers(h, form)}")
-    work = h.new_zeros(B, cuts.pieces, 3, apart(D))
-    sizes = (T, cuts.length, cuts.pieces, cuts.ahead, D)
+    work = h.new_empty(B, cuts.pieces, 3, W)
+    sizes = (T, cuts.length, cuts.pieces, cuts.ahead, W, D)
     arguments = (flat(a), steps_between(a), flat(x), flat(h), flat(h0), flat(cut), reverse, form, sizes)
     gradients = (flat(work), flat(dh), carries, flat(da), flat(sums), flat(dx), flat(dh0))
     run(flushing(kernel), (*arguments, *gradients, *turns), B * cuts.pieces, 1 if turns else D, h.numel())

@@ -4,7 +4,7 @@ import numpy as np
 
 from resurge.jit import jit, lean
 from resurge.ops.diagonal import cpu_kernels as kernels
-from resurge.ops.diagonal.cpu_pieces import apart, row, summary_complex, summary_real
+from resurge.ops.diagonal.cpu_pieces import row, summary_complex, summary_real
 from resurge.ops.rows import rowwise
 from resurge.ops.turns import add_one, announce, wait
 
@@ -58,8 +58,8 @@ def _power(z, n):  # type: ignore[no-untyped-def]
 def begin(a, a_rows, carry, sizes, backward, carries, gains, turns):  # type: ignore[no-untyped-def]
     """Let the first piece of each row start from `carry`; and where a is constant in time, tell what each piece
     multiplies the state by."""
-    B, T, length, pieces, parts, D = sizes
-    W, first = apart(D), pieces - 1 if backward else 0
+    B, T, length, pieces, parts, W, D = sizes
+    first = pieces - 1 if backward else 0
     for b in range(B):
         turns[b * pieces + first] = 1
         for part in range(parts):
@@ -108,7 +108,7 @@ def _take_turn(turns, backward):  # type: ignore[no-untyped-def]
 @lean
 def _piece(sizes, r, backward):  # type: ignore[no-untyped-def]
     """Of piece r: its row of the batch, its first and its last step, and the piece to be scanned after it, or -1."""
-    T, length, pieces, _, _ = sizes
+    T, length, pieces, _, _, _ = sizes
     b, piece = r // pieces, r % pieces
     last = min((piece + 1) * length, T) - 1
     if (piece == 0) if backward else (piece == pieces - 1):
@@ -119,12 +119,11 @@ def _piece(sizes, r, backward):  # type: ignore[no-untyped-def]
 @lean
 def _carry_real(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, sizes, r):  # type: ignore[no-untyped-def]
     """Wait for what piece r starts from, which is row r of `carries`, and give the next one what that starts from."""
-    T, D = sizes[0], sizes[-1]
+    T, _, _, _, W, D = sizes
     b, first, last, after = _piece(sizes, r, backward)
     if after < 0:
         wait(turns, r)
         return
-    W = apart(D)
     gain, start, end = row(gains, r, W, 0, D), row(carries, r, W, 0, D), row(carries, after, W, 0, D)
     passes = summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, gain, end)
     wait(turns, r)
@@ -136,12 +135,11 @@ def _carry_real(turns, a, a_rows, reach, x, carries, gains, cut, backward, rever
 @lean
 def _carry_complex(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, sizes, r):  # type: ignore[no-untyped-def]
     """As `_carry_real`."""
-    T, D = sizes[0], sizes[-1]
+    T, _, _, _, W, D = sizes
     b, first, last, after = _piece(sizes, r, backward)
     if after < 0:
         wait(turns, r)
         return
-    W = apart(D)
     w_re, w_im = row(gains, 2 * r, W, 0, D), row(gains, 2 * r + 1, W, 0, D)
     re, im = row(carries, 2 * r, W, 0, D), row(carries, 2 * r + 1, W, 0, D)
     e_re, e_im = row(carries, 2 * after, W, 0, D), row(carries, 2 * after + 1, W, 0, D)

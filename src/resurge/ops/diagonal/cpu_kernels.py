@@ -7,7 +7,7 @@ They make no arrays: `carries` is theirs to change, and `work` holds the rows th
 import numpy as np
 
 from resurge.jit import inlined, lean
-from resurge.ops.diagonal.cpu_pieces import TILE, apart, decays, plain, row, tile, uncut, variances
+from resurge.ops.diagonal.cpu_pieces import TILE, decays, plain, row, tile, uncut, variances
 from resurge.ops.diagonal.form import NORMALIZED
 from resurge.ops.rows import rowwise, stepwise
 from resurge.ops.streaming import fetch, fetch_for_later, settle, streams
@@ -99,10 +99,9 @@ def fetch_steps(x, a, a_rows, b, T, t, along, n, width):  # type: ignore[no-unty
 
 @lean
 def forward_real(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
-    T, length, pieces, ahead, D = sizes
+    T, length, pieces, ahead, W, D = sizes
     past_cache, along, most = streams(h, D, d0, d1, 1), -1 if reverse else 1, tile(D)
     strides = (along * D, along * a_rows[1] * D, along * D)
-    W = apart(D)
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
         carry, left = row(carries, r, W, d0, d1), min(length, T - first)
@@ -125,9 +124,8 @@ def forward_real(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, 
 @lean
 def forward_log(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
     """As `forward_real`, from log a. A kernel of its own: the plain one took four times as long on narrow rows."""
-    T, length, pieces, _, D = sizes
+    T, length, pieces, _, W, D = sizes
     past_cache = streams(h, D, d0, d1, 1)
-    W = apart(D)
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
         carry = row(carries, r, W, d0, d1)
@@ -144,10 +142,9 @@ def forward_log(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, r
 
 @lean
 def forward_complex(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
-    T, length, pieces, ahead, D = sizes
+    T, length, pieces, ahead, W, D = sizes
     past_cache, along, most = streams(h, D, d0, d1, 2), -1 if reverse else 1, tile(D)
     s, s_a = 2 * along * D, 2 * along * a_rows[1] * D
-    W = apart(D)
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
         re, im = row(carries, 2 * r, W, d0, d1), row(carries, 2 * r + 1, W, d0, d1)
@@ -184,15 +181,16 @@ def backward_real(  # type: ignore[no-untyped-def]
     a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0, r0, r1, d0, d1
 ):
     """ĝ_t = dh_t + a_{t+1} ĝ_{t+1};  dx_t = ĝ_t;  da_t = ĝ_t h_{t-1};  dh0 = a_1 ĝ_1."""
-    T, length, pieces, ahead, D = sizes
+    T, length, pieces, ahead, W, D = sizes
     constant = sums.size > 0
     past_cache, back, most = streams(dx, D, d0, d1, 1), 1 if reverse else -1, tile(D)
     s, s_a = back * D, back * a_rows[1] * D
-    W = apart(D)
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
         carry, zeros = row(carries, r, W, d0, d1), row(work, 3 * r, W, d0, d1)
         total = row(work, 3 * r + 1, W, d0, d1)
+        zeros[:] = 0
+        total[:] = 0
         k = min(first + length, T) - 1
         while k >= first:
             t = T - 1 - k if reverse else k
@@ -232,14 +230,14 @@ def backward_log(  # type: ignore[no-untyped-def]
 ):
     """As `backward_real`, from log a and to it: d log a = a da. Where x enters as s x with s = sqrt(1 - a²), also
     dx = s ĝ and d log a = a da - ĝ x a² / s."""
-    T, length, pieces, _, D = sizes
+    T, length, pieces, _, W, D = sizes
     least = h.dtype.type(_LEAST)
     n = d1 - d0
-    W = apart(D)
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
         carry, zeros = row(carries, r, W, d0, d1), row(work, 3 * r, W, d0, d1)
         a_t, v = row(work, 3 * r + 1, W, d0, d1), row(work, 3 * r + 2, W, d0, d1)
+        zeros[:] = 0
         for k in range(min(first + length, T) - 1, first - 1, -1):
             t = T - 1 - k if reverse else k
             is_cut = cut.size > 0 and cut[b * T + t]
@@ -274,16 +272,18 @@ def backward_complex(  # type: ignore[no-untyped-def]
     a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0, r0, r1, d0, d1
 ):
     """As `backward_real`, with conj(a) and conj(h): gradients are dL/dRe + i dL/dIm."""
-    T, length, pieces, ahead, D = sizes
+    T, length, pieces, ahead, W, D = sizes
     constant = sums.size > 0
     past_cache, back, most = streams(dx, D, d0, d1, 2), 1 if reverse else -1, tile(D)
     s, s_a = 2 * back * D, 2 * back * a_rows[1] * D
-    W = apart(D)
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
         re, im = row(carries, 2 * r, W, d0, d1), row(carries, 2 * r + 1, W, d0, d1)
         total_re, total_im = row(work, 3 * r, W, d0, d1), row(work, 3 * r + 1, W, d0, d1)
         zeros = row(work, 3 * r + 2, W, d0, d1)
+        zeros[:] = 0
+        total_re[:] = 0
+        total_im[:] = 0
         k = min(first + length, T) - 1
         while k >= first:
             t = T - 1 - k if reverse else k

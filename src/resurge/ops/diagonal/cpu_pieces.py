@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from resurge.jit import inlined, jit, lean
+from resurge.jit import inlined, lean
 from resurge.ops.diagonal.form import NORMALIZED
 from resurge.ops.elementary import exp, one_minus_exp
 from resurge.ops.rows import stepwise
@@ -20,6 +20,9 @@ TILE = 64
 # Rows of so many channels are narrow: what a step costs, beside its arithmetic, would be most of it.
 _NARROW = 16
 
+# Numbers between two rows that neighbours may write to, if there are so few rows; of many, threads take distant ones.
+_GAP, _FEW = 512, 1024
+
 # A piece is looked through for where its inputs fade away up to this share of it; else all of it is summed up.
 _WORTH = 4
 
@@ -27,13 +30,13 @@ _WORTH = 4
 _LOOK = 16
 
 
-@jit
-def apart(D):  # type: ignore[no-untyped-def]
-    """How far apart rows of D numbers have to lie that threads write at every step.
+def apart(D: int, rows: int) -> int:
+    """How far apart `rows` rows of D numbers lie that threads write at each step.
 
-    A cache line that two cores write to goes back and forth between them each time: two long rows took 4.7 ms, not 2.6.
+    A core that walks through a row asks for the lines after it, too. If another core writes to these, they go back and
+    forth at each step: pieces next to each other took 5.5 ms, and 4.4 with 2 kB between their rows.
     """
-    return (D + 31) // 16 * 16
+    return (D + 15) // 16 * 16 + (_GAP if rows <= _FEW else 16)
 
 
 @lean
@@ -79,6 +82,15 @@ def plain(form, log_a, x, decay, scaled):  # type: ignore[no-untyped-def]
             scaled[d] = x[d]
 
 
+def _times(a_re, a_im, x_re, x_im):  # type: ignore[no-untyped-def]
+    return a_re * x_re - a_im * x_im, a_re * x_im + a_im * x_re
+
+
+def _times_conjugate(a_re, a_im, x_re, x_im):  # type: ignore[no-untyped-def]
+    """conj(a) x."""
+    return a_re * x_re + a_im * x_im, a_re * x_im - a_im * x_re
+
+
 @stepwise()
 def _follow(e, a, x):  # type: ignore[no-untyped-def]
     return (a * e + x,)
@@ -96,18 +108,65 @@ def _gain(w, a):  # type: ignore[no-untyped-def]
 
 @stepwise()
 def _follow_complex(e_re, e_im, a_re, a_im, x_re, x_im):  # type: ignore[no-untyped-def]
-    return a_re * e_re - a_im * e_im + x_re, a_re * e_im + a_im * e_re + x_im
+    re, im = _times(a_re, a_im, e_re, e_im)
+    return re + x_re, im + x_im
 
 
 @stepwise()
 def _follow_back_complex(e_re, e_im, a_re, a_im, dh_re, dh_im):  # type: ignore[no-untyped-def]
-    g_re, g_im = dh_re + e_re, dh_im + e_im
-    return a_re * g_re + a_im * g_im, a_re * g_im - a_im * g_re
+    return _times_conjugate(a_re, a_im, dh_re + e_re, dh_im + e_im)
 
 
 @stepwise()
 def _gain_complex(w_re, w_im, a_re, a_im):  # type: ignore[no-untyped-def]
-    return a_re * w_re - a_im * w_im, a_re * w_im + a_im * w_re
+    return _times(a_re, a_im, w_re, w_im)
+
+
+# Four steps at once where a is constant, e -> a⁴ e + f: only e waits for the steps before, and its row is read and
+# written once. It halves the time of a summary, of narrow rows and of wide ones.
+
+
+def _joined(a, x0, x1, x2, x3):  # type: ignore[no-untyped-def]
+    """a⁴ and f = a³ x0 + a² x1 + a x2 + x3."""
+    squared = a * a
+    return squared * squared, a * (a * (a * x0 + x1) + x2) + x3
+
+
+def _joined_complex(times, a_re, a_im, x):  # type: ignore[no-untyped-def]
+    """As `_joined`, of the a that `times` multiplies by in f; x has the parts of x0 to x3."""
+    squared = _times(a_re, a_im, a_re, a_im)
+    f_re, f_im = x[:2]
+    for re, im in (x[2:4], x[4:6], x[6:8]):
+        f_re, f_im = times(a_re, a_im, f_re, f_im)
+        f_re, f_im = f_re + re, f_im + im
+    return _times(*squared, *squared), (f_re, f_im)
+
+
+@stepwise()
+def _follow_four(e, a, *x):  # type: ignore[no-untyped-def]
+    power, f = _joined(a, *x)
+    return (power * e + f,)
+
+
+@stepwise()
+def _follow_back_four(e, a, *dh):  # type: ignore[no-untyped-def]
+    power, f = _joined(a, *dh)
+    return (power * e + a * f,)
+
+
+@stepwise()
+def _follow_four_complex(e_re, e_im, a_re, a_im, *x):  # type: ignore[no-untyped-def]
+    (power_re, power_im), (f_re, f_im) = _joined_complex(_times, a_re, a_im, x)
+    re, im = _times(power_re, power_im, e_re, e_im)
+    return re + f_re, im + f_im
+
+
+@stepwise()
+def _follow_back_four_complex(e_re, e_im, a_re, a_im, *dh):  # type: ignore[no-untyped-def]
+    (power_re, power_im), (f_re, f_im) = _joined_complex(_times_conjugate, a_re, a_im, dh)
+    re, im = _times_conjugate(power_re, power_im, e_re, e_im)
+    f_re, f_im = _times_conjugate(a_re, a_im, f_re, f_im)
+    return re + f_re, im + f_im
 
 
 @lean
@@ -164,14 +223,23 @@ def summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last,
         w[:] = 1
     t -= (steps - 1) * along
     while steps > 0:
-        n = uncut(cut, b * T + t, along, min(tile(D), steps))
+        n = uncut(cut, b * T + t, along, min(tile(D) if varies else max(tile(D), 4), steps))
         is_cut = n == 0
         n = max(n, 1)
         a_t, x_t = row(a, b * a_rows[0] + t * a_rows[1], D, 0, D), row(x, b * T + t, D, 0, D)
         strides = (along * a_rows[1] * D, along * D)
         if is_cut and not backward:
             e[:] = 0
-        if backward:
+        if n >= 4 and not varies:
+            n = n // 4 * 4
+            x_1, x_2 = row(x, b * T + t + along, D, 0, D), row(x, b * T + t + 2 * along, D, 0, D)
+            given = (a_t, x_t, x_1, x_2, row(x, b * T + t + 3 * along, D, 0, D))
+            s = 4 * along * D
+            if backward:
+                _follow_back_four((e,), (), given, (0, s, s, s, s), n // 4, False)
+            else:
+                _follow_four((e,), (), given, (0, s, s, s, s), n // 4, False)
+        elif backward:
             _follow_back((e,), (), (a_t, x_t), strides, n, False)
         else:
             _follow((e,), (), (a_t, x_t), strides, n, False)
@@ -201,7 +269,7 @@ def summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, la
         w_im[:] = 0
     t -= (steps - 1) * along
     while steps > 0:
-        n = uncut(cut, b * T + t, along, min(tile(D), steps))
+        n = uncut(cut, b * T + t, along, min(tile(D) if varies else max(tile(D), 4), steps))
         is_cut = n == 0
         n = max(n, 1)
         i, j = 2 * (b * a_rows[0] + t * a_rows[1]), 2 * (b * T + t)
@@ -210,7 +278,18 @@ def summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, la
         if is_cut and not backward:
             e_re[:] = 0
             e_im[:] = 0
-        if backward:
+        if n >= 4 and not varies:
+            n = n // 4 * 4
+            j_1, j_2, j_3 = j + 2 * along, j + 4 * along, j + 6 * along
+            x_1 = row(x, j_1, D, 0, D), row(x, j_1 + 1, D, 0, D)
+            x_2 = row(x, j_2, D, 0, D), row(x, j_2 + 1, D, 0, D)
+            given = (a_re, a_im, x_re, x_im, *x_1, *x_2, row(x, j_3, D, 0, D), row(x, j_3 + 1, D, 0, D))
+            strides = (0, 0, 4 * s, 4 * s, 4 * s, 4 * s, 4 * s, 4 * s, 4 * s, 4 * s)
+            if backward:
+                _follow_back_four_complex((e_re, e_im), (), given, strides, n // 4, False)
+            else:
+                _follow_four_complex((e_re, e_im), (), given, strides, n // 4, False)
+        elif backward:
             _follow_back_complex((e_re, e_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), n, False)
         else:
             _follow_complex((e_re, e_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), n, False)
