@@ -1,4 +1,7 @@
-"""Compiles every Triton kernel ahead of time, where there need be no GPU: registers, shared memory, spills.
+"""Compiles every Triton kernel ahead of time, where there need be no GPU: registers, spills, instructions, and more.
+
+Instructions are those of the loop with most accesses to memory, for each of these. While an H200's memory serves a
+warp's access, a processor executes 28 (float32) or 14 (bfloat16): kernels that should be bound by memory stay below.
 
 Each op is called forward and backward with its launches written down instead of run; what was written down is compiled
 for each architecture with the arguments' types. A kernel that spills registers to memory fails.
@@ -34,6 +37,7 @@ class Compiled(NamedTuple):
     registers: int
     shared_bytes: int
     spilled_bytes: int
+    instructions: float  # for each access to memory in the loop that has most of them
 
 
 def diagonal(dtype: torch.dtype) -> None:
@@ -174,31 +178,58 @@ def _compile(op: str, dtype: torch.dtype, launch: Any, sm: int) -> Compiled:
         elif isinstance(value, Tensor):
             signature[name] = _TYPES[value.dtype]
             attributes[(i,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, int) and value == 1 and not kernel.params[i].do_not_specialize:
+            signature[name] = "constexpr"  # Triton makes a kernel of its own for 1, and for multiples of 16
+            constants[name] = value
         else:
             signature[name] = "fp32" if isinstance(value, float) else "i32"
+            if isinstance(value, int) and value % 16 == 0 and not kernel.params[i].do_not_specialize:
+                attributes[(i,)] = [["tt.divisibility", 16]]
     signature |= dict.fromkeys([name for name in kernel.arg_names if name in launch.constants], "constexpr")
     source = ASTSource(kernel, signature, {(kernel.arg_names.index(k),): v for k, v in constants.items()}, attributes)
     made = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
-    registers, spilled = _resources(made.asm["ptx"], sm)
+    registers, spilled, instructions = _resources(made.asm["ptx"], sm)
     flags = ", ".join(f"{k}={v}" for k, v in launch.constants.items() if k not in options)
-    return Compiled(op, kernel.fn.__name__, str(dtype)[6:], flags, sm, registers, made.metadata.shared, spilled)
+    return Compiled(
+        op, kernel.fn.__name__, str(dtype)[6:], flags, sm, registers, made.metadata.shared, spilled, instructions
+    )
 
 
-def _resources(ptx: str, sm: int) -> tuple[int, int]:
-    """Registers a thread, and the bytes that a thread spills to memory."""
+def _resources(ptx: str, sm: int) -> tuple[int, int, float]:
+    """Registers a thread, the bytes that a thread spills to memory, and instructions an access in the main loop."""
     import triton
 
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
         source.write_text(ptx)
         name = f"sm_{sm}a" if sm >= 90 else f"sm_{sm}"
-        command = [str(tool), "-v", f"--gpu-name={name}", str(source), "-o", str(target)]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        told = _output(tools / "ptxas", "-v", f"--gpu-name={name}", source, "-o", target)
+        machine_code = _output(tools / "cuobjdump", "-sass", target)
     registers, stores = re.search(r"Used (\d+) registers", told), re.search(r"(\d+) bytes spill stores", told)
     if registers is None or stores is None:
         raise RuntimeError(f"ptxas did not tell registers and spills:\n{told}")
-    return int(registers[1]), int(stores[1])
+    return int(registers[1]), int(stores[1]), _per_access(machine_code)
+
+
+def _output(*command: Any) -> str:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def _per_access(machine_code: str) -> float:
+    """Instructions for each load from memory and store to it, in the loop with most of these; 0 without a loop."""
+    lines = [(int(m[1], 16), m[2]) for m in re.finditer(r"/\*([0-9a-f]{4,})\*/\s+([^;]+);", machine_code)]
+    fewest, most = 0.0, 0
+    for end, instruction in lines:
+        jump = re.search(r"\bBRA\b.* (?:`\()?(0x[0-9a-f]+)", instruction)
+        if jump is None or int(jump[1], 16) >= end:
+            continue
+        body = [text for at, text in lines if int(jump[1], 16) <= at <= end]
+        accesses = sum("LDG" in text or "STG" in text for text in body)
+        if accesses > most:
+            fewest, most = len(body) / accesses, accesses
+    return fewest
 
 
 def main(words: list[str] | None = None) -> None:
@@ -213,7 +244,8 @@ def main(words: list[str] | None = None) -> None:
         made.append(compiled)
         print(
             f"{compiled.kernel:28s} {compiled.dtype:9s} sm_{compiled.sm}  {compiled.registers:3d} registers "
-            f"{compiled.shared_bytes:6d} B shared {compiled.spilled_bytes:5d} B spilled  {compiled.constants}",
+            f"{compiled.shared_bytes:6d} B shared {compiled.spilled_bytes:5d} B spilled "
+            f"{compiled.instructions:5.1f} instructions an access  {compiled.constants}",
             flush=True,
         )
     if arguments.json:

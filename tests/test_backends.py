@@ -106,6 +106,10 @@ def test_every_triton_kernel_compiles_without_spills(tmp_path: Path) -> None:
     assert {entry["sm"] for entry in compiled} == {80, 90}
     assert ops
     assert all(entry["spilled_bytes"] == 0 and 0 < entry["registers"] <= 255 for entry in compiled)
+    plain = [entry for entry in compiled if entry["kernel"].startswith("diagonal") and "FORM=0" in entry["constants"]]
+    slow = [entry for entry in plain if not 0 < entry["instructions"] <= 8]
+    assert plain
+    assert not slow, f"bound by instructions, not by memory: {slow}"
 
 
 def test_launches_never_specialise_on_time() -> None:

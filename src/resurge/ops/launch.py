@@ -58,13 +58,12 @@ def recording() -> Iterator[list[Launch]]:
 def chunks(programs: int, T: int, device: torch.device, smallest: int = 256) -> int:
     """Into how many pieces to cut T steps so that `programs` times as many programs fill the device.
 
-    A piece has `smallest` steps or more; with enough programs there is one piece, and nothing is read twice.
+    A piece has `smallest` steps or more. Pieces are read twice, which costs more than a device that is not quite full:
+    from three programs for two processors on, there is one piece.
     """
     if device.type != "cuda":
-        wanted = 4  # the interpreter: enough to test the cutting
-        smallest = 4
-    else:
-        wanted = 4 * torch.cuda.get_device_properties(device).multi_processor_count
-    if 2 * programs > wanted:
+        return max(1, min(4 // programs, T // 4))  # the interpreter: enough to test the cutting
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    if 2 * programs >= 3 * processors:
         return 1
-    return max(1, min(wanted // programs, T // smallest))
+    return max(1, min(8 * processors // programs, T // smallest))

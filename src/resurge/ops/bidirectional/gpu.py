@@ -12,80 +12,96 @@ from torch import Tensor
 
 from resurge.ops.diagonal import form as forms
 from resurge.ops.diagonal.form import cut_pieces
-from resurge.ops.diagonal.gpu import _across, _backward, _forward, _load, _place, _Plan, _steps, _store, _summary
+from resurge.ops.diagonal.gpu import (
+    _across,
+    _backward,
+    _begin,
+    _forward,
+    _load,
+    _place,
+    _Plan,
+    _store,
+    _summary,
+    _way,
+)
 from resurge.ops.launch import launch
 
 PLAIN = tl.constexpr(forms.PLAIN)
 
 
-@triton.jit(do_not_specialize=["T", "length", "pieces"])
+@triton.jit(do_not_specialize=["T", "length", "pieces", "a_b"])
 def bidirectional_summary(
-    a, ahead, back, cut, cut_back, gain, end, gain_back, end_back, T, D, length, pieces, a_b, a_t,
-    COMPLEX: tl.constexpr, CUT: tl.constexpr, BACKWARD: tl.constexpr, BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+    a, ahead, back, cut, cut_back, gain, end, gain_back, end_back, T, length, pieces, a_b,
+    D: tl.constexpr, COMPLEX: tl.constexpr, VARIES: tl.constexpr, CUT: tl.constexpr, BACKWARD: tl.constexpr,
+    BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """A piece as the maps state -> gain * state + end of both ways, from their inputs; BACKWARD: of the gradients."""
-    R: tl.constexpr = 2 if COMPLEX else 1
-    b, piece, d = _place(D, length, pieces, BLOCK_D)
-    t_0, n = _steps(T, length, piece, False)
+    b, piece, d, inside = _place(D, pieces, BLOCK_D)
     dtype: tl.constexpr = end.dtype.element_ty
-    at = (b * pieces + piece) * R * D + d
+    at = b * pieces + piece
+    t, n = _begin(piece, T, length, False, BACKWARD)
     p_re, p_im, e_re, e_im = _summary(
-        a, ahead, cut, b, t_0, n, T, D, d, a_b, a_t, dtype, COMPLEX, False, PLAIN, BACKWARD, CUT, BLOCK_D, UNROLL
-    )
-    _store(gain, at, D, d < D, p_re, p_im, COMPLEX)
-    _store(end, at, D, d < D, e_re, e_im, COMPLEX)
-    t_1 = t_0 + n - 1
+        a, ahead, cut, b, t, n, d, inside, T, a_b, dtype,
+        D, COMPLEX, VARIES, _way(False, BACKWARD), PLAIN, BACKWARD, CUT, UNROLL,
+    )  # fmt: skip
+    _store(gain, at, d, inside, p_re, p_im, D, COMPLEX)
+    _store(end, at, d, inside, e_re, e_im, D, COMPLEX)
+    t, n = _begin(piece, T, length, False, not BACKWARD)
     p_re, p_im, e_re, e_im = _summary(
-        a, back, cut_back, b, t_1, n, T, D, d, a_b, a_t, dtype, COMPLEX, True, PLAIN, BACKWARD, CUT, BLOCK_D, UNROLL
-    )
-    _store(gain_back, at, D, d < D, p_re, p_im, COMPLEX)
-    _store(end_back, at, D, d < D, e_re, e_im, COMPLEX)
+        a, back, cut_back, b, t, n, d, inside, T, a_b, dtype,
+        D, COMPLEX, VARIES, _way(True, BACKWARD), PLAIN, BACKWARD, CUT, UNROLL,
+    )  # fmt: skip
+    _store(gain_back, at, d, inside, p_re, p_im, D, COMPLEX)
+    _store(end_back, at, d, inside, e_re, e_im, D, COMPLEX)
 
 
-@triton.jit(do_not_specialize=["T", "length", "pieces"])
+@triton.jit(do_not_specialize=["T", "length", "pieces", "a_b"])
 def bidirectional_forward(
-    a, x, start, start_back, cut, cut_back, ahead, back, T, D, length, pieces, a_b, a_t,
-    COMPLEX: tl.constexpr, CUT: tl.constexpr, BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+    a, x, start, start_back, cut, cut_back, ahead, back, T, length, pieces, a_b,
+    D: tl.constexpr, COMPLEX: tl.constexpr, VARIES: tl.constexpr, CUT: tl.constexpr, BLOCK_D: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The states of both ways, from those (B, pieces, ...) before each piece along its way."""
-    R: tl.constexpr = 2 if COMPLEX else 1
-    b, piece, d = _place(D, length, pieces, BLOCK_D)
-    t_0, n = _steps(T, length, piece, False)
+    b, piece, d, inside = _place(D, pieces, BLOCK_D)
     dtype: tl.constexpr = start.dtype.element_ty
-    at = (b * pieces + piece) * R * D + d
-    re, im = _load(start, at, D, d < D, dtype, COMPLEX)
-    _forward(a, x, cut, ahead, re, im, b, t_0, n, T, D, d, a_b, a_t, COMPLEX, False, PLAIN, CUT, UNROLL)
-    t_1 = t_0 + n - 1
-    re, im = _load(start_back, at, D, d < D, dtype, COMPLEX)
-    _forward(a, x, cut_back, back, re, im, b, t_1, n, T, D, d, a_b, a_t, COMPLEX, True, PLAIN, CUT, UNROLL)
+    t, n = _begin(piece, T, length, False, False)
+    re, im = _load(start, b * pieces + piece, d, inside, dtype, D, COMPLEX)
+    _forward(
+        a, x, cut, ahead, re, im, b, t, n, d, inside, T, a_b, D, COMPLEX, VARIES, _way(False, False), PLAIN, CUT, UNROLL
+    )
+    t, n = _begin(piece, T, length, False, True)
+    re, im = _load(start_back, b * pieces + piece, d, inside, dtype, D, COMPLEX)
+    _forward(
+        a, x, cut_back, back, re, im, b, t, n, d, inside, T, a_b,
+        D, COMPLEX, VARIES, _way(True, False), PLAIN, CUT, UNROLL,
+    )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["T", "length", "pieces"])
+@triton.jit(do_not_specialize=["T", "length", "pieces", "a_b"])
 def bidirectional_backward(
-    a, ahead, back, zero, cut, cut_back, d_ahead, d_back, carry, carry_back, da, dx, T, D, length, pieces, a_b, a_t,
-    COMPLEX: tl.constexpr, CUT: tl.constexpr, CONSTANT: tl.constexpr, BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+    a, ahead, back, zero, cut, cut_back, d_ahead, d_back, carry, carry_back, da, dx, T, length, pieces, a_b,
+    D: tl.constexpr, COMPLEX: tl.constexpr, VARIES: tl.constexpr, CUT: tl.constexpr, BLOCK_D: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """As `diagonal_backward` for both ways, their da and dx summed; `zero` (B, ...) is the state both start from."""
-    R: tl.constexpr = 2 if COMPLEX else 1
-    b, piece, d = _place(D, length, pieces, BLOCK_D)
-    t_0, n = _steps(T, length, piece, False)
+    b, piece, d, inside = _place(D, pieces, BLOCK_D)
     dtype: tl.constexpr = zero.dtype.element_ty
-    at = (b * pieces + piece) * R * D + d
-    none = tl.full([BLOCK_D], 0.0, dtype)
-    g_re, g_im = _load(carry, at, D, d < D, dtype, COMPLEX)
+    t, n = _begin(piece, T, length, False, True)
+    g_re, g_im = _load(carry, b * pieces + piece, d, inside, dtype, D, COMPLEX)
+    none = tl.zeros_like(g_re)
     g_re, g_im, s_re, s_im = _backward(
-        a, ahead, ahead, zero, cut, d_ahead, da, dx, g_re, g_im, none, none, b, t_0, n, T, D, d, a_b, a_t,
-        COMPLEX, False, PLAIN, CUT, CONSTANT, False, UNROLL,
+        a, ahead, ahead, zero, cut, d_ahead, da, dx, g_re, g_im, none, none, b, t, n, piece == 0, d, inside, T, a_b,
+        D, COMPLEX, VARIES, _way(False, True), PLAIN, CUT, False, UNROLL,
     )  # fmt: skip
     tl.debug_barrier()  # what the way ahead has stored is read again, maybe by other threads
-    t_1 = t_0 + n - 1
-    g_re, g_im = _load(carry_back, at, D, d < D, dtype, COMPLEX)
+    t, n = _begin(piece, T, length, False, False)
+    g_re, g_im = _load(carry_back, b * pieces + piece, d, inside, dtype, D, COMPLEX)
     g_re, g_im, s_re, s_im = _backward(
-        a, back, back, zero, cut_back, d_back, da, dx, g_re, g_im, s_re, s_im, b, t_1, n, T, D, d, a_b, a_t,
-        COMPLEX, True, PLAIN, CUT, CONSTANT, True, UNROLL,
+        a, back, back, zero, cut_back, d_back, da, dx, g_re, g_im, s_re, s_im, b, t, n, piece == pieces - 1, d, inside,
+        T, a_b, D, COMPLEX, VARIES, _way(True, True), PLAIN, CUT, True, UNROLL,
     )  # fmt: skip
-    if CONSTANT:
-        _store(da, at, D, d < D, s_re, s_im, COMPLEX)
+    if not VARIES:
+        _store(da, b * pieces + piece, d, inside, s_re, s_im, D, COMPLEX)
 
 
 class _Both:
@@ -95,7 +111,7 @@ class _Both:
         self.a = a.contiguous()
         self.cuts = [None if c is None else c.contiguous() for c in (cut, cut_back)]
         self.plan = _Plan(self.a, x, cut, False, forms.PLAIN)
-        self.flags = {name: self.plan.flags[name] for name in ("COMPLEX", "CUT")}
+        self.flags = {name: self.plan.flags[name] for name in ("D", "COMPLEX", "VARIES", "CUT")}
         dtype = torch.float64 if torch.float64 in (a.dtype, x.dtype) else torch.float32
         self.zero = x.new_zeros(x.shape[:1] + x.shape[2:], dtype=dtype)
 
@@ -140,15 +156,15 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """(da shaped as a, dx shaped as the states) from the gradients of both."""
     ahead, back, d_ahead, d_back = (v.contiguous() for v in (ahead, back, d_ahead, d_back))
-    both, constant = _Both(a, ahead, cut, cut_back), a.shape[1] == 1
+    both, varies = _Both(a, ahead, cut, cut_back), a.shape[1] > 1
     plan, dx = both.plan, torch.empty_like(ahead)
-    da = both.zero.new_empty(plan.B, plan.pieces if constant else plan.T, *both.zero.shape[1:])
+    da = both.zero.new_empty(plan.B, plan.T if varies else plan.pieces, *both.zero.shape[1:])
     carries = both.carried(d_ahead, d_back, backward=True)
     launch(
         bidirectional_backward, plan.grid, both.a, ahead, back, both.zero, *both.cuts, d_ahead, d_back, *carries,
-        da, dx, *plan.sizes, **both.flags, CONSTANT=constant,
+        da, dx, *plan.sizes, **both.flags,
     )  # fmt: skip
-    if constant:
+    if not varies:
         da = da.sum(1, keepdim=True)
     if a.shape[0] == 1 and plan.B > 1:
         da = da.sum(0, keepdim=True)

@@ -22,29 +22,62 @@ PLAIN, NORMALIZED = tl.constexpr(forms.PLAIN), tl.constexpr(forms.NORMALIZED)
 LEAST = tl.constexpr(2.5e-7)  # the derivative of sqrt(v) is bounded by 1000, as in the published code of RG-LRU
 
 
+@triton.constexpr_function
+def _way(reverse: bool, backward: bool) -> int:
+    """How many steps of time one goes on at each step along the scan, or backward against it."""
+    return -1 if reverse != backward else 1
+
+
 @triton.jit
-def _load(pointer, offset, D, mask, dtype: tl.constexpr, COMPLEX: tl.constexpr):
-    re = tl.load(pointer + offset, mask, 0.0).to(dtype)
+def _place(D: tl.constexpr, pieces, BLOCK_D: tl.constexpr):
+    """(row of the batch, piece, channels, which of them there are) of this program."""
+    blocks: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
+    program = tl.program_id(0)
+    d = (program % blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
+    inside = d < D
+    if D % BLOCK_D == 0:
+        inside = tl.full([BLOCK_D], True, tl.int1)  # which the compiler leaves out
+    return (program // blocks // pieces).to(tl.int64), (program // blocks) % pieces, d, inside
+
+
+@triton.jit
+def _begin(piece, T, length, REVERSE: tl.constexpr, BACKWARD: tl.constexpr):
+    """(time of the first step of a walk through a piece, number of steps); BACKWARD: from the piece's last step."""
+    start = piece * length
+    n = tl.minimum(length, T - start)
+    step = start
+    if BACKWARD:
+        step = start + n - 1
+    if REVERSE:
+        step = T - 1 - step
+    return step.to(tl.int64), n
+
+
+@triton.jit
+def _load(pointer, row, d, mask, dtype: tl.constexpr, D: tl.constexpr, COMPLEX: tl.constexpr):
+    R: tl.constexpr = 2 if COMPLEX else 1
+    re = tl.load(pointer + row * (R * D) + d, mask, 0.0).to(dtype)
     im = re
     if COMPLEX:
-        im = tl.load(pointer + offset + D, mask, 0.0).to(dtype)
+        im = tl.load(pointer + row * (R * D) + d + D, mask, 0.0).to(dtype)
     return re, im
 
 
 @triton.jit
-def _linked(cut, at, mask, CUT: tl.constexpr):
-    """Whether the state passes between this step and the one before it along the scan."""
-    linked = mask
-    if CUT:
-        linked = tl.load(cut + at, mask, 0) == 0
-    return linked
+def _store(pointer, row, d, mask, re, im, D: tl.constexpr, COMPLEX: tl.constexpr):
+    R: tl.constexpr = 2 if COMPLEX else 1
+    tl.store(pointer + row * (R * D) + d, re.to(pointer.dtype.element_ty), mask)
+    if COMPLEX:
+        tl.store(pointer + row * (R * D) + d + D, im.to(pointer.dtype.element_ty), mask)
 
 
 @triton.jit
-def _store(pointer, offset, D, mask, re, im, COMPLEX: tl.constexpr):
-    tl.store(pointer + offset, re.to(pointer.dtype.element_ty), mask)
-    if COMPLEX:
-        tl.store(pointer + offset + D, im.to(pointer.dtype.element_ty), mask)
+def _linked(cut, row, there, CUT: tl.constexpr):
+    """Whether the state passes between this step and the one before it along the scan."""
+    linked = there
+    if CUT:
+        linked = tl.load(cut + row, there, 0) == 0
+    return linked
 
 
 @triton.jit
@@ -75,46 +108,26 @@ def _plain(a_re, x_re, FORM: tl.constexpr):
 
 
 @triton.jit
-def _place(D, length, pieces, BLOCK_D: tl.constexpr):
-    """(row of the batch, piece, channels) of this program."""
-    blocks = tl.cdiv(D, BLOCK_D)
-    program = tl.program_id(0)
-    d = (program % blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
-    piece = (program // blocks) % pieces
-    return (program // blocks // pieces).to(tl.int64), piece, d
-
-
-@triton.jit
-def _steps(T, length, piece, REVERSE: tl.constexpr):
-    """(time of the first step, number of steps) of a piece of the scan."""
-    start = piece * length
-    return T - 1 - start if REVERSE else start, tl.minimum(length, T - start)
-
-
-@triton.jit
 def _summary(
-    a, x, cut, b, t_0, n, T, D, d, a_b, a_t, dtype: tl.constexpr,
-    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr, BACKWARD: tl.constexpr, CUT: tl.constexpr,
-    BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+    a, x, cut, b, t, n, d, inside, T, a_b, dtype: tl.constexpr,
+    D: tl.constexpr, COMPLEX: tl.constexpr, VARIES: tl.constexpr, WAY: tl.constexpr, FORM: tl.constexpr,
+    BACKWARD: tl.constexpr, CUT: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """(gain, end) of n steps from t_0 on."""
-    R: tl.constexpr = 2 if COMPLEX else 1
-    inside = d < D
-    p_re, p_im = tl.full([BLOCK_D], 1.0, dtype), tl.full([BLOCK_D], 0.0, dtype)
-    e_re, e_im = tl.full([BLOCK_D], 0.0, dtype), tl.full([BLOCK_D], 0.0, dtype)
+    """(gain, end) of the n steps from t on."""
+    row, row_a = b * T + t, b * a_b + (t if VARIES else 0)
+    p_re, p_im = tl.full(d.shape, 1.0, dtype), tl.full(d.shape, 0.0, dtype)
+    e_re, e_im = tl.full(d.shape, 0.0, dtype), tl.full(d.shape, 0.0, dtype)
     for k in range(0, n, UNROLL):
         loaded = ()
         for u in tl.static_range(UNROLL):
-            step = n - 1 - k - u if BACKWARD else k + u
-            t = t_0 - step if REVERSE else t_0 + step
-            mask = inside & (k + u < n)
+            there = k + u < n
             loaded = loaded + (
-                _load(a, (b * a_b + t * a_t) * R * D + d, D, mask, dtype, COMPLEX),
-                _load(x, (b * T + t) * R * D + d, D, mask, dtype, COMPLEX),
-                _linked(cut, b * T + t, k + u < n, CUT),
+                _load(a, row_a + (WAY * u if VARIES else 0), d, inside & there, dtype, D, COMPLEX),
+                _load(x, row + WAY * u, d, inside & there, dtype, D, COMPLEX),
+                _linked(cut, row + WAY * u, there, CUT),
             )
         for u in tl.static_range(UNROLL):
-            within = k + u < n
+            there = k + u < n
             a_re, a_im = loaded[3 * u]
             x_re, x_im = loaded[3 * u + 1]
             n_re, n_im = e_re, e_im
@@ -132,171 +145,168 @@ def _summary(
                 q_re, q_im = tl.where(linked, q_re, 0.0), tl.where(linked, q_im, 0.0)
             if not BACKWARD:
                 n_re, n_im = n_re + x_re, n_im + x_im
-            e_re, e_im = tl.where(within, n_re, e_re), tl.where(within, n_im, e_im)
-            p_re, p_im = tl.where(within, q_re, p_re), tl.where(within, q_im, p_im)
+            e_re, e_im = tl.where(there, n_re, e_re), tl.where(there, n_im, e_im)
+            p_re, p_im = tl.where(there, q_re, p_re), tl.where(there, q_im, p_im)
+        row += WAY * UNROLL
+        row_a += WAY * UNROLL if VARIES else 0
     return p_re, p_im, e_re, e_im
 
 
 @triton.jit
 def _forward(
-    a, x, cut, h, re, im, b, t_0, n, T, D, d, a_b, a_t,
-    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr, CUT: tl.constexpr, UNROLL: tl.constexpr,
+    a, x, cut, h, re, im, b, t, n, d, inside, T, a_b,
+    D: tl.constexpr, COMPLEX: tl.constexpr, VARIES: tl.constexpr, WAY: tl.constexpr, FORM: tl.constexpr,
+    CUT: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """n steps from t_0 on, and the state after them, from the state (re, im) before them."""
-    R: tl.constexpr = 2 if COMPLEX else 1
-    inside = d < D
+    """The state after the n steps from t on, whose states are stored, from the state (re, im) before them."""
+    row, row_a = b * T + t, b * a_b + (t if VARIES else 0)
     for k in range(0, n, UNROLL):
         loaded = ()
         for u in tl.static_range(UNROLL):
-            t = t_0 - k - u if REVERSE else t_0 + k + u
-            mask = inside & (k + u < n)
+            there = k + u < n
             loaded = loaded + (
-                _load(a, (b * a_b + t * a_t) * R * D + d, D, mask, re.dtype, COMPLEX),
-                _load(x, (b * T + t) * R * D + d, D, mask, re.dtype, COMPLEX),
-                _linked(cut, b * T + t, k + u < n, CUT),
+                _load(a, row_a + (WAY * u if VARIES else 0), d, inside & there, re.dtype, D, COMPLEX),
+                _load(x, row + WAY * u, d, inside & there, re.dtype, D, COMPLEX),
+                _linked(cut, row + WAY * u, there, CUT),
             )
         for u in tl.static_range(UNROLL):
-            t = t_0 - k - u if REVERSE else t_0 + k + u
-            within = k + u < n
+            there = k + u < n
             if CUT:
                 re, im = tl.where(loaded[3 * u + 2], re, 0.0), tl.where(loaded[3 * u + 2], im, 0.0)
             a_re, x_re = _plain(loaded[3 * u][0], loaded[3 * u + 1][0], FORM)
             n_re, n_im = _times(a_re, loaded[3 * u][1], re, im, COMPLEX)
-            n_re, n_im = n_re + x_re, n_im + loaded[3 * u + 1][1]
-            re, im = tl.where(within, n_re, re), tl.where(within, n_im, im)
-            _store(h, (b * T + t) * R * D + d, D, inside & within, re, im, COMPLEX)
+            re = tl.where(there, n_re + x_re, re)
+            im = tl.where(there, n_im + loaded[3 * u + 1][1], im)
+            _store(h, row + WAY * u, d, inside & there, re, im, D, COMPLEX)
+        row += WAY * UNROLL
+        row_a += WAY * UNROLL if VARIES else 0
     return re, im
 
 
 @triton.jit
 def _backward(
-    a, x, h, h0, cut, dh, da, dx, g_re, g_im, s_re, s_im, b, t_0, n, T, D, d, a_b, a_t,
-    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr, CUT: tl.constexpr, CONSTANT: tl.constexpr,
-    ADD: tl.constexpr, UNROLL: tl.constexpr,
+    a, x, h, h0, cut, dh, da, dx, g_re, g_im, s_re, s_im, b, t, n, first, d, inside, T, a_b,
+    D: tl.constexpr, COMPLEX: tl.constexpr, VARIES: tl.constexpr, WAY: tl.constexpr, FORM: tl.constexpr,
+    CUT: tl.constexpr, ADD: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """n steps from t_0 on: what is carried in front of them, and the sum of da with s, from g carried from behind.
+    """What the n steps back from t on hand on to the one before, and s plus the sum of their da, from g handed to them.
 
-    ADD: da and dx are added to what is there.
+    Before the `first` piece there is h0. ADD: da and dx are added to what is there.
     """
-    R: tl.constexpr = 2 if COMPLEX else 1
-    inside = d < D
-    origin = T - 1 if REVERSE else 0
+    dtype: tl.constexpr = g_re.dtype
+    zero = tl.zeros_like(g_re)
+    row, row_a = b * T + t, b * a_b + (t if VARIES else 0)
+    first_re, first_im = _load(h0, b, d, inside, dtype, D, COMPLEX)
     for k in range(0, n, UNROLL):
         loaded = ()
         for u in tl.static_range(UNROLL):
-            step = n - 1 - k - u
-            t = t_0 - step if REVERSE else t_0 + step
-            mask = inside & (step >= 0)
-            before = t + 1 if REVERSE else t - 1
-            h_re, h_im = _load(h, (b * T + before) * R * D + d, D, mask & (t != origin), g_re.dtype, COMPLEX)
-            i_re, i_im = _load(h0, b * R * D + d, D, mask & (t == origin), g_re.dtype, COMPLEX)
+            there, origin = k + u < n, first & (k + u == n - 1)
+            mask = inside & there
+            x_t, dx_t, da_t = zero, (zero, zero), (zero, zero)
+            if FORM == NORMALIZED:
+                x_t, _ = _load(x, row + WAY * u, d, mask, dtype, D, COMPLEX)
+            if ADD:
+                dx_t = _load(dx, row + WAY * u, d, mask, dtype, D, COMPLEX)
+                if VARIES:
+                    da_t = _load(da, row + WAY * u, d, mask, dtype, D, COMPLEX)
             loaded = loaded + (
-                _load(a, (b * a_b + t * a_t) * R * D + d, D, mask, g_re.dtype, COMPLEX),
-                _load(dh, (b * T + t) * R * D + d, D, mask, g_re.dtype, COMPLEX),
-                (h_re + i_re, h_im + i_im),
-                _linked(cut, b * T + t, step >= 0, CUT),
-                _load(x, (b * T + t) * R * D + d, D, mask & (FORM == NORMALIZED), g_re.dtype, COMPLEX),
-                _load(dx, (b * T + t) * R * D + d, D, mask & ADD, g_re.dtype, COMPLEX),
-                _load(da, (b * T + t) * R * D + d, D, mask & ADD & (not CONSTANT), g_re.dtype, COMPLEX),
+                _load(a, row_a + (WAY * u if VARIES else 0), d, mask, dtype, D, COMPLEX),
+                _load(dh, row + WAY * u, d, mask, dtype, D, COMPLEX),
+                _load(h, row + WAY * (u + 1), d, mask & ~origin, dtype, D, COMPLEX),
+                _linked(cut, row + WAY * u, there, CUT),
+                x_t,
+                dx_t,
+                da_t,
             )
         for u in tl.static_range(UNROLL):
-            step = n - 1 - k - u
-            t = t_0 - step if REVERSE else t_0 + step
-            mask = inside & (step >= 0)
+            there, origin = k + u < n, first & (k + u == n - 1)
             log_a, a_im = loaded[7 * u]
             a_re, _ = _plain(log_a, log_a, FORM)
-            h_re, h_im = loaded[7 * u + 2]
+            h_re = tl.where(origin, first_re, loaded[7 * u + 2][0])
+            h_im = tl.where(origin, first_im, loaded[7 * u + 2][1])
             if CUT:
                 h_re, h_im = tl.where(loaded[7 * u + 3], h_re, 0.0), tl.where(loaded[7 * u + 3], h_im, 0.0)
-            g_re, g_im = loaded[7 * u + 1][0] + g_re, loaded[7 * u + 1][1] + g_im
-            w_re, w_im = _times(h_re, -h_im, g_re, g_im, COMPLEX)
-            i_re, i_im = g_re, g_im  # the gradient to the input
+            n_re, n_im = loaded[7 * u + 1][0] + g_re, loaded[7 * u + 1][1] + g_im
+            w_re, w_im = _times(h_re, -h_im, n_re, n_im, COMPLEX)
+            i_re, i_im = n_re, n_im  # the gradient to the input
             if FORM != PLAIN:  # d log a = a da
                 w_re = a_re * w_re
             if FORM == NORMALIZED:  # s = sqrt(1 - a²) before x; ds / d log a = -a² / s
                 variance = _variance(log_a)
-                w_re -= g_re * loaded[7 * u + 4][0] * a_re * a_re / tl.sqrt(tl.maximum(variance, LEAST))
-                i_re = g_re * tl.sqrt(variance)
+                w_re -= n_re * loaded[7 * u + 4] * a_re * a_re / tl.sqrt(tl.maximum(variance, LEAST))
+                i_re = n_re * tl.sqrt(variance)
             if ADD:
                 i_re, i_im = i_re + loaded[7 * u + 5][0], i_im + loaded[7 * u + 5][1]
-            _store(dx, (b * T + t) * R * D + d, D, mask, i_re, i_im, COMPLEX)
-            if CONSTANT:
-                s_re, s_im = s_re + tl.where(mask, w_re, 0.0), s_im + tl.where(mask, w_im, 0.0)
-            else:
+            _store(dx, row + WAY * u, d, inside & there, i_re, i_im, D, COMPLEX)
+            if VARIES:
                 if ADD:
                     w_re, w_im = w_re + loaded[7 * u + 6][0], w_im + loaded[7 * u + 6][1]
-                _store(da, (b * T + t) * R * D + d, D, mask, w_re, w_im, COMPLEX)
-            n_re, n_im = _times(a_re, -a_im, g_re, g_im, COMPLEX)
+                _store(da, row + WAY * u, d, inside & there, w_re, w_im, D, COMPLEX)
+            else:
+                s_re, s_im = s_re + tl.where(there, w_re, 0.0), s_im + tl.where(there, w_im, 0.0)
+            n_re, n_im = _times(a_re, -a_im, n_re, n_im, COMPLEX)
             if CUT:
                 n_re, n_im = tl.where(loaded[7 * u + 3], n_re, 0.0), tl.where(loaded[7 * u + 3], n_im, 0.0)
-            g_re, g_im = tl.where(mask, n_re, g_re), tl.where(mask, n_im, g_im)
+            g_re, g_im = tl.where(there, n_re, g_re), tl.where(there, n_im, g_im)
+        row += WAY * UNROLL
+        row_a += WAY * UNROLL if VARIES else 0
     return g_re, g_im, s_re, s_im
 
 
-@triton.jit(do_not_specialize=["T", "length", "pieces"])
+@triton.jit(do_not_specialize=["T", "length", "pieces", "a_b"])
 def diagonal_summary(
-    a, x, cut, gain, end, T, D, length, pieces, a_b, a_t,
-    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr, BACKWARD: tl.constexpr, CUT: tl.constexpr,
-    BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+    a, x, cut, gain, end, T, length, pieces, a_b,
+    D: tl.constexpr, COMPLEX: tl.constexpr, VARIES: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr,
+    BACKWARD: tl.constexpr, CUT: tl.constexpr, BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """A piece as the map state -> gain * state + end. BACKWARD: of the gradient carried from behind."""
-    R: tl.constexpr = 2 if COMPLEX else 1
-    b, piece, d = _place(D, length, pieces, BLOCK_D)
-    t_0, n = _steps(T, length, piece, REVERSE)
+    b, piece, d, inside = _place(D, pieces, BLOCK_D)
+    t, n = _begin(piece, T, length, REVERSE, BACKWARD)
     p_re, p_im, e_re, e_im = _summary(
-        a, x, cut, b, t_0, n, T, D, d, a_b, a_t, end.dtype.element_ty,
-        COMPLEX, REVERSE, FORM, BACKWARD, CUT, BLOCK_D, UNROLL,
+        a, x, cut, b, t, n, d, inside, T, a_b, end.dtype.element_ty,
+        D, COMPLEX, VARIES, _way(REVERSE, BACKWARD), FORM, BACKWARD, CUT, UNROLL,
     )  # fmt: skip
-    at = (b * pieces + piece) * R * D + d
-    _store(gain, at, D, d < D, p_re, p_im, COMPLEX)
-    _store(end, at, D, d < D, e_re, e_im, COMPLEX)
+    _store(gain, b * pieces + piece, d, inside, p_re, p_im, D, COMPLEX)
+    _store(end, b * pieces + piece, d, inside, e_re, e_im, D, COMPLEX)
 
 
-@triton.jit(do_not_specialize=["T", "length", "pieces"])
+@triton.jit(do_not_specialize=["T", "length", "pieces", "a_b"])
 def diagonal_forward(
-    a, x, h0, cut, h, last, T, D, length, pieces, a_b, a_t,
-    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr, CUT: tl.constexpr,
-    BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+    a, x, h0, cut, h, last, T, length, pieces, a_b,
+    D: tl.constexpr, COMPLEX: tl.constexpr, VARIES: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr,
+    CUT: tl.constexpr, BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """h_t = a_t h_{t-1} + x_t from the state h0 (B, pieces, ...) before each piece."""
-    R: tl.constexpr = 2 if COMPLEX else 1
-    b, piece, d = _place(D, length, pieces, BLOCK_D)
-    t_0, n = _steps(T, length, piece, REVERSE)
-    re, im = _load(h0, (b * pieces + piece) * R * D + d, D, d < D, h0.dtype.element_ty, COMPLEX)
-    re, im = _forward(a, x, cut, h, re, im, b, t_0, n, T, D, d, a_b, a_t, COMPLEX, REVERSE, FORM, CUT, UNROLL)
-    if piece == pieces - 1:
-        _store(last, b * R * D + d, D, d < D, re, im, COMPLEX)
+    b, piece, d, inside = _place(D, pieces, BLOCK_D)
+    t, n = _begin(piece, T, length, REVERSE, False)
+    re, im = _load(h0, b * pieces + piece, d, inside, h0.dtype.element_ty, D, COMPLEX)
+    re, im = _forward(
+        a, x, cut, h, re, im, b, t, n, d, inside, T, a_b, D, COMPLEX, VARIES, _way(REVERSE, False), FORM, CUT, UNROLL
+    )
+    _store(last, b, d, inside & (piece == pieces - 1), re, im, D, COMPLEX)
 
 
-@triton.jit(do_not_specialize=["T", "length", "pieces"])
+@triton.jit(do_not_specialize=["T", "length", "pieces", "a_b"])
 def diagonal_backward(
-    a, x, h, h0, cut, dh, carry, da, dx, dh0, T, D, length, pieces, a_b, a_t,
-    COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr, CUT: tl.constexpr, CONSTANT: tl.constexpr,
-    BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+    a, x, h, h0, cut, dh, carry, da, dx, dh0, T, length, pieces, a_b,
+    D: tl.constexpr, COMPLEX: tl.constexpr, VARIES: tl.constexpr, REVERSE: tl.constexpr, FORM: tl.constexpr,
+    CUT: tl.constexpr, BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """g_t = dh_t + conj(a_{t+1}) g_{t+1};  dx_t = g_t;  da_t = g_t conj(h_{t-1}), summed over the piece if CONSTANT.
+    """g_t = dh_t + conj(a_{t+1}) g_{t+1};  dx_t = g_t;  da_t = g_t conj(h_{t-1}), summed over a piece if a is constant.
 
     `carry` (B, pieces, ...) is conj(a) g from behind each piece; `dh0` the same in front of the first.
     """
-    R: tl.constexpr = 2 if COMPLEX else 1
-    b, piece, d = _place(D, length, pieces, BLOCK_D)
-    t_0, n = _steps(T, length, piece, REVERSE)
-    dtype: tl.constexpr = h0.dtype.element_ty
-    g_re, g_im = _load(carry, (b * pieces + piece) * R * D + d, D, d < D, dtype, COMPLEX)
-    zero = tl.full([BLOCK_D], 0.0, dtype)
+    b, piece, d, inside = _place(D, pieces, BLOCK_D)
+    g_re, g_im = _load(carry, b * pieces + piece, d, inside, h0.dtype.element_ty, D, COMPLEX)
+    none = tl.zeros_like(g_re)
+    t, n = _begin(piece, T, length, REVERSE, True)
     g_re, g_im, s_re, s_im = _backward(
-        a, x, h, h0, cut, dh, da, dx, g_re, g_im, zero, zero, b, t_0, n, T, D, d, a_b, a_t,
-        COMPLEX, REVERSE, FORM, CUT, CONSTANT, False, UNROLL,
+        a, x, h, h0, cut, dh, da, dx, g_re, g_im, none, none, b, t, n, piece == 0, d, inside, T, a_b,
+        D, COMPLEX, VARIES, _way(REVERSE, True), FORM, CUT, False, UNROLL,
     )  # fmt: skip
-    if CONSTANT:
-        _store(da, (b * pieces + piece) * R * D + d, D, d < D, s_re, s_im, COMPLEX)
-    if piece == 0:
-        _store(dh0, b * R * D + d, D, d < D, g_re, g_im, COMPLEX)
-
-
-def _rows(a: Tensor) -> tuple[int, int]:
-    """How many rows of `a` (1 or B, 1 or T, ...) lie between two rows of the batch, and between two steps."""
-    return (a.shape[1] if a.shape[0] > 1 else 0), (1 if a.shape[1] > 1 else 0)
+    if not VARIES:
+        _store(da, b * pieces + piece, d, inside, s_re, s_im, D, COMPLEX)
+    _store(dh0, b, d, inside & (piece == 0), g_re, g_im, D, COMPLEX)
 
 
 class _Plan:
@@ -310,8 +320,11 @@ class _Plan:
         wanted = chunks(programs, self.T, x.device) if pieces is None else pieces
         self.length = -(-self.T // wanted)
         self.pieces = -(-self.T // self.length)
-        self.sizes = (self.T, self.D, self.length, self.pieces, *_rows(a))
-        self.flags = {"COMPLEX": x.dim() == 4, "REVERSE": reverse, "FORM": form, "CUT": cut is not None}
+        self.sizes = (self.T, self.length, self.pieces, a.shape[1] if a.shape[0] > 1 else 0)
+        self.flags = {
+            "D": self.D, "COMPLEX": x.dim() == 4, "VARIES": a.shape[1] > 1, "REVERSE": reverse, "FORM": form,
+            "CUT": cut is not None,
+        }  # fmt: skip
 
     def grid(self, parameters: dict[str, int]) -> int:
         return self.B * self.pieces * triton.cdiv(self.D, parameters["BLOCK_D"])
@@ -373,16 +386,15 @@ def backward(
     a, x, h, h0, dh, dh_last = (v.contiguous() for v in (a, x, h, h0, dh, dh_last))
     cut = None if cut is None else cut.contiguous()
     plan = _Plan(a, h, cut, reverse, form)
-    constant = a.shape[1] == 1
     carry = _carried(plan, a, dh, dh_last, cut, backward=True) if plan.pieces > 1 else dh_last
     dx, dh0 = torch.empty_like(h), torch.empty_like(h0)
-    da = h0.new_empty(plan.B, plan.pieces if constant else plan.T, *h0.shape[1:])
-    launch(
-        diagonal_backward, plan.grid, a, x, h, h0, cut, dh, carry, da, dx, dh0, *plan.sizes, **plan.flags,
-        CONSTANT=constant,
-    )  # fmt: skip
-    if constant:
+    varies, shared = a.shape[1] > 1, a.shape[0] == 1 < plan.B
+    da = h0.new_empty(
+        plan.B, plan.T if varies else plan.pieces, *h0.shape[1:], dtype=a.dtype if varies and not shared else h0.dtype
+    )
+    launch(diagonal_backward, plan.grid, a, x, h, h0, cut, dh, carry, da, dx, dh0, *plan.sizes, **plan.flags)
+    if not varies:
         da = da.sum(1, keepdim=True)
-    if a.shape[0] == 1 and plan.B > 1:
+    if shared:
         da = da.sum(0, keepdim=True)
     return da.to(a.dtype), dx, dh0

@@ -15,7 +15,7 @@ from resurge.ops.launch import launch, table
 
 
 @triton.jit
-def _place(T, D, STEPS: tl.constexpr, BLOCK_D: tl.constexpr):
+def _place(T, D: tl.constexpr, STEPS: tl.constexpr, BLOCK_D: tl.constexpr):
     """(row of the batch, number of the piece in the whole batch, first and last step, channels) of this program."""
     blocks, pieces = tl.cdiv(D, BLOCK_D), tl.cdiv(T, STEPS)
     program = tl.program_id(0)
@@ -35,7 +35,7 @@ def _begins(cut, b, t, T, CUT: tl.constexpr):
 
 
 @triton.jit
-def _input(x, state, b, t, T, D, d, wanted, K: tl.constexpr):
+def _input(x, state, b, t, T, D: tl.constexpr, d, wanted, K: tl.constexpr):
     """The input of step t, of the state where t < 0."""
     dtype: tl.constexpr = state.dtype.element_ty
     inside = (d < D) & wanted
@@ -44,7 +44,7 @@ def _input(x, state, b, t, T, D, d, wanted, K: tl.constexpr):
 
 
 @triton.jit
-def _taps(weight, D, d, K: tl.constexpr):
+def _taps(weight, D: tl.constexpr, d, K: tl.constexpr):
     """The taps as a tuple of rows; weight is (K, D)."""
     taps = ()
     for k in tl.static_range(K):
@@ -54,8 +54,9 @@ def _taps(weight, D, d, K: tl.constexpr):
 
 @triton.jit(do_not_specialize=["T"])
 def short_conv_forward(
-    x, weight, bias, state, cut, y, last, T, D,
-    K: tl.constexpr, CUT: tl.constexpr, STEPS: tl.constexpr, BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+    x, weight, bias, state, cut, y, last, T,
+    D: tl.constexpr, K: tl.constexpr, CUT: tl.constexpr, STEPS: tl.constexpr, BLOCK_D: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     b, _, start, stop, d = _place(T, D, STEPS, BLOCK_D)
     taps = _taps(weight, D, d, K)
@@ -95,8 +96,9 @@ def short_conv_forward(
 
 @triton.jit(do_not_specialize=["T"])
 def short_conv_backward(
-    x, weight, state, cut, dy, dlast, dx, sums, dstate, T, D,
-    K: tl.constexpr, CUT: tl.constexpr, STEPS: tl.constexpr, BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+    x, weight, state, cut, dy, dlast, dx, sums, dstate, T,
+    D: tl.constexpr, K: tl.constexpr, CUT: tl.constexpr, STEPS: tl.constexpr, BLOCK_D: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """From the last step of the piece to its first; the first piece goes on through the state.
 
@@ -166,7 +168,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor, reset: Tenso
 
     launch(
         short_conv_forward, grid, x.contiguous(), weight.t().contiguous(), bias.contiguous(), state.contiguous(),
-        None if reset is None else reset.contiguous(), y, last, T, D, K=K, CUT=reset is not None,
+        None if reset is None else reset.contiguous(), y, last, T, D=D, K=K, CUT=reset is not None,
     )  # fmt: skip
     return y, last
 
@@ -185,8 +187,8 @@ def backward(
 
     launch(
         short_conv_backward, grid, x.contiguous(), weight.t().contiguous(), state.contiguous(),
-        None if reset is None else reset.contiguous(), dy.contiguous(), dlast.contiguous(), dx, sums, dstate, T, D,
-        K=K, CUT=reset is not None,
+        None if reset is None else reset.contiguous(), dy.contiguous(), dlast.contiguous(), dx, sums, dstate, T,
+        D=D, K=K, CUT=reset is not None,
     )  # fmt: skip
     total = sums.sum(0, dtype=torch.float64).to(weight.dtype)
     return dx, total[:K].t().contiguous(), total[K].clone(), dstate

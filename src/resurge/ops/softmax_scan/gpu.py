@@ -24,7 +24,7 @@ NOTHING, MOST = tl.constexpr(EMPTY), tl.constexpr(LARGEST_ERROR)
 
 
 @triton.jit
-def _place(T, H, G, length, pieces, BLOCK_D: tl.constexpr, BLOCK_G: tl.constexpr):
+def _place(T, H: tl.constexpr, G: tl.constexpr, length, pieces, BLOCK_D: tl.constexpr, BLOCK_G: tl.constexpr):
     """(row of the batch, piece, first and last step, heads, channels, which of them exist) of this program."""
     BLOCK_H: tl.constexpr = (BLOCK_D + BLOCK_G - 1) // BLOCK_G
     blocks = tl.cdiv(H, BLOCK_H)
@@ -41,14 +41,14 @@ def _place(T, H, G, length, pieces, BLOCK_D: tl.constexpr, BLOCK_G: tl.constexpr
 
 
 @triton.jit
-def _load(states, row, H, D, h, d, inside):
+def _load(states, row, H: tl.constexpr, D: tl.constexpr, h, d, inside):
     at = states + row * (D + 2 * H)
     num = tl.load(at + d, inside, 0.0)
     return num, tl.load(at + D + h, inside, 0.0), tl.load(at + D + H + h, inside, 0.0)
 
 
 @triton.jit
-def _store(states, row, H, D, h, d, inside, lead, num, m, den):
+def _store(states, row, H: tl.constexpr, D: tl.constexpr, h, d, inside, lead, num, m, den):
     at = states + row * (D + 2 * H)
     tl.store(at + d, num, inside)
     tl.store(at + D + h, m, lead)
@@ -80,16 +80,16 @@ def _weights(k, w, u, m, den, BONUS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["T", "length", "pieces"])
 def softmax_forward(
-    k, v, w, u, starts, cut, present, y, borders, lasts, T, H, G, length, pieces,
-    DECAY: tl.constexpr, BONUS: tl.constexpr, CUT: tl.constexpr, JOIN: tl.constexpr, EACH: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
+    k, v, w, u, starts, cut, present, y, borders, lasts, T, length, pieces,
+    H: tl.constexpr, G: tl.constexpr, DECAY: tl.constexpr, BONUS: tl.constexpr, CUT: tl.constexpr,
+    JOIN: tl.constexpr, EACH: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """y and the last state of each piece; the states before every EACH-th step.
 
     JOIN: the steps are pieces, whose sums of weights are `present` in the place of 1; no y.
     """
     b, piece, start, stop, h, d, inside, lead = _place(T, H, G, length, pieces, BLOCK_D, BLOCK_G)
-    D = H * G
+    D: tl.constexpr = H * G
     dtype: tl.constexpr = starts.dtype.element_ty
     num, m, den = _load(starts, b * pieces + piece, H, D, h, d, inside)
     decay, bonus = tl.zeros_like(m), tl.zeros_like(m)
@@ -127,9 +127,9 @@ def softmax_forward(
 
 @triton.jit(do_not_specialize=["T", "length", "pieces"])
 def softmax_backward(
-    k, v, w, u, starts, cut, borders, dy, carries, dk, dv, dw, du, fronts, gains, T, H, G, length, pieces,
-    DECAY: tl.constexpr, BONUS: tl.constexpr, CUT: tl.constexpr, FIRST: tl.constexpr, EACH: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr,
+    k, v, w, u, starts, cut, borders, dy, carries, dk, dv, dw, du, fronts, gains, T, length, pieces,
+    H: tl.constexpr, G: tl.constexpr, DECAY: tl.constexpr, BONUS: tl.constexpr, CUT: tl.constexpr,
+    FIRST: tl.constexpr, EACH: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Gradients, from `carries` from behind each piece to `fronts` in front of it, as [num, rest of m, den].
 
@@ -137,7 +137,7 @@ def softmax_backward(
     `fronts`, and the factors `gains` with which what is behind reaches the front.
     """
     b, piece, start, stop, h, d, inside, lead = _place(T, H, G, length, pieces, BLOCK_D, BLOCK_G)
-    D = H * G
+    D: tl.constexpr = H * G
     dtype: tl.constexpr = starts.dtype.element_ty
     g_num, rest, g_den = _load(carries, b * pieces + piece, H, D, h, d, inside)
     decay, bonus = tl.zeros_like(rest), tl.zeros_like(rest)
@@ -228,8 +228,11 @@ class _Plan:
         self.length = -(-self.T // wanted // EVERY) * EVERY
         self.pieces = -(-self.T // self.length)
         self.block = triton.next_power_of_2(G)
-        self.sizes = (self.T, self.H, G, self.length, self.pieces)
-        self.flags = {"DECAY": w is not None, "BONUS": u is not None, "CUT": cut is not None, "BLOCK_G": self.block}
+        self.sizes = (self.T, self.length, self.pieces)
+        self.flags = {
+            "H": self.H, "G": G, "DECAY": w is not None, "BONUS": u is not None, "CUT": cut is not None,
+            "BLOCK_G": self.block,
+        }  # fmt: skip
 
     def grid(self, parameters: dict[str, int]) -> int:
         heads = -(-parameters["BLOCK_D"] // self.block)
