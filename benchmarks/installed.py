@@ -2,7 +2,7 @@
 
 The other benchmarks lend JAX a memory setting (`timing.keep_freed_memory`), without which page faults are most of its
 time. Here it is as `pip` installed it, and we are as in `resurge fit`. Processes take turns, and a process tells the
-median of its calls.
+median of its calls, which follow each other as in training: no other package's threads are there to be waited for.
 """
 
 import argparse
@@ -30,7 +30,6 @@ SIZES = Sizes(8, 2048, 256)
 CLASSIFIER = "LRU classifier, training step"
 FORMS = ("diagonal", "diagonal_complex")
 WORK = (*(f"{op} {tuple(SIZES)}, {direction}" for op in FORMS for direction in PASSES), CLASSIFIER)
-_REST = 0.01  # seconds between two calls, so that no thread of the last one still spins
 
 
 def call(who: str, what: str) -> Callable[[], object]:
@@ -55,7 +54,6 @@ def seconds(who: str, what: str, calls: int) -> float:
         reuse_freed_memory()
     work, times = call(who, what), []
     for i in range(calls + 2):
-        time.sleep(_REST)
         start = time.perf_counter()
         work()
         times += [time.perf_counter() - start] * (i >= 2)
