@@ -220,7 +220,7 @@ def _output(*command: Any) -> str:
 def _per_access(machine_code: str) -> float:
     """Instructions for each load from memory and store to it, in the loop with most of these; 0 without a loop."""
     lines = [(int(m[1], 16), m[2]) for m in re.finditer(r"/\*([0-9a-f]{4,})\*/\s+([^;]+);", machine_code)]
-    fewest, most = 0.0, 0
+    instructions, most = 0.0, 0
     for end, instruction in lines:
         jump = re.search(r"\bBRA\b.* (?:`\()?(0x[0-9a-f]+)", instruction)
         if jump is None or int(jump[1], 16) >= end:
@@ -228,8 +228,8 @@ def _per_access(machine_code: str) -> float:
         body = [text for at, text in lines if int(jump[1], 16) <= at <= end]
         accesses = sum("LDG" in text or "STG" in text for text in body)
         if accesses > most:
-            fewest, most = len(body) / accesses, accesses
-    return fewest
+            instructions, most = len(body) / accesses, accesses
+    return instructions
 
 
 def main(words: list[str] | None = None) -> None:

@@ -56,7 +56,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], help="by default the GPU if there is one")
     parser.add_argument("--op", choices=FORMS, action="append", help="only this op; may be given several times")
     parser.add_argument("--numbers", type=int, help="B T D; by default 2^24 on the CPU, 2^28 on a GPU")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=61)
     parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the JSON")
     arguments = parser.parse_args(words)
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))

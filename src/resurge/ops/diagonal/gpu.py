@@ -6,7 +6,8 @@ the device, time is cut into pieces: `diagonal_summary` finds each piece's affin
 pieces (the same kernel) carries the state across, and every piece then starts from its own.
 
 Steps are counted along the scan: step k is at t = k, or at T - 1 - k in reverse. A complex row is D real parts, then
-D imaginary parts. Sums run in the type of the carried state; offsets have 64 bits.
+D imaginary parts. Sums run in the type of the carried state; offsets have 64 bits. D is a constant of the compiled
+kernel, so that the steps of a block share one address: computing one for each was most of the instructions.
 """
 
 import torch
