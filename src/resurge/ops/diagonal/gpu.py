@@ -6,8 +6,8 @@ the device, time is cut into pieces: `diagonal_summary` finds each piece's affin
 pieces (the same kernel) carries the state across, and every piece then starts from its own.
 
 Steps are counted along the scan: step k is at t = k, or at T - 1 - k in reverse. A complex row is D real parts, then
-D imaginary parts. Sums run in the type of the carried state; offsets have 64 bits. D is a constant of the compiled
-kernel, so that the steps of a block share one address: computing one for each was most of the instructions.
+D imaginary parts. Sums run in the type of the carried state; offsets have 64 bits. D is compiled in: a block of steps
+then shares one address, where computing one for each step was most of the instructions.
 """
 
 import torch
@@ -195,7 +195,6 @@ def _backward(
     Before the `first` piece there is h0. ADD: da and dx are added to what is there.
     """
     dtype: tl.constexpr = g_re.dtype
-    zero = tl.zeros_like(g_re)
     row, row_a = b * T + t, b * a_b + (t if VARIES else 0)
     first_re, first_im = _load(h0, b, d, inside, dtype, D, COMPLEX)
     for k in range(0, n, UNROLL):
@@ -203,7 +202,7 @@ def _backward(
         for u in tl.static_range(UNROLL):
             there, origin = k + u < n, first & (k + u == n - 1)
             mask = inside & there
-            x_t, dx_t, da_t = zero, (zero, zero), (zero, zero)
+            x_t, dx_t, da_t = 0.0, (0.0, 0.0), (0.0, 0.0)
             if FORM == NORMALIZED:
                 x_t, _ = _load(x, row + WAY * u, d, mask, dtype, D, COMPLEX)
             if ADD:
