@@ -7,8 +7,6 @@ median of its calls, which follow each other as in training: no other package's 
 
 import argparse
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,7 @@ from benchmarks.catalogue import OPS
 from benchmarks.contestants import Sizes, eager
 from benchmarks.op import as_peers_take_it, draw
 from benchmarks.ops import OURS, PASSES
-from benchmarks.timing import in_words, machine
+from benchmarks.timing import in_new_process, in_words, machine
 from resurge.layers import LRU
 from resurge.memory import reuse_freed_memory
 
@@ -60,13 +58,6 @@ def seconds(who: str, what: str, calls: int) -> float:
     return statistics.median(times)
 
 
-def in_new_process(who: str, what: str, calls: int) -> float:
-    told = f"print(seconds({who!r}, {what!r}, {calls}), flush=True)"
-    code = f"import os; from benchmarks.installed import seconds; {told}; os._exit(0)"  # some ends of JAX abort
-    done = subprocess.run([sys.executable, "-c", code], cwd=results.ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout.split()[-1])
-
-
 def table(rows: list[dict[str, Any]]) -> list[list[str]]:
     """Milliseconds of both, and the ratio: of the medians, and the lowest and the highest of two processes in turn."""
     lines = [["ms", "ours", "JAX", "JAX over ours", "lowest", "highest"]]
@@ -91,7 +82,7 @@ def main(words: list[str]) -> None:
         times = {who: [0.0] * arguments.rounds for who in (OURS, JAX)}
         for i in range(arguments.rounds):
             for who in times:
-                times[who][i] = in_new_process(who, what, calls)
+                times[who][i] = in_new_process("installed", f"seconds({who!r}, {what!r}, {calls})")
         ours, theirs = (statistics.median(times[who]) for who in times)
         ratios = [b / a for a, b in zip(*times.values(), strict=True)]
         rows.append({"what": what, "ours": ours, "jax": theirs, "ratio": theirs / ours, "ratios": ratios})

@@ -1,10 +1,12 @@
 """The diagonal scan's time against T at constant B T D, T from 512 to 1M, all lengths in turn.
 
 `ops` times one length after the other, minutes apart, and compares contestants. Here lengths are compared, and they
-share each minute.
+share each minute. On the CPU, the pages that a process is given decide on a tenth of a length's time: several processes
+measure all lengths, and the median of theirs is told.
 """
 
 import argparse
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,16 @@ from benchmarks.catalogue import OPS
 from benchmarks.contestants import Sizes, eager
 from benchmarks.op import draw
 from benchmarks.ops import LIMIT, PASSES, STEPS, copying, kind
-from benchmarks.timing import in_words, interleaved, keep_freed_memory, machine, waiter
+from benchmarks.timing import in_new_process, in_words, interleaved, keep_freed_memory, machine, waiter
 
 LENGTHS = tuple(T for T in STEPS if T >= 512)
 FORMS = tuple(name for name in OPS if name.startswith("diagonal"))
 
 
-def measured(name: str, dtype: torch.dtype, numbers: int, device: torch.device, rounds: int) -> list[dict[str, Any]]:
-    """A row for each direction: seconds of a copy of as many bytes and, by T, of the op."""
-    op = OPS[name]
+def measured(name: str, dtype_name: str, numbers: int, device_name: str, rounds: int) -> list[dict[str, Any]]:
+    """A row for each direction: seconds of a copy of as many bytes and, by T, of the op; in this process."""
+    keep_freed_memory()
+    op, dtype, device = OPS[name], getattr(torch, dtype_name), torch.device(device_name)
     numbers //= op.parts
     sizes = [Sizes(numbers // (T * D), T, D) for T in LENGTHS for D in [min(256, numbers // T)]]
     problems = {size.T: eager(op.call, draw(op, size, device, dtype)) for size in sizes}
@@ -35,6 +38,13 @@ def measured(name: str, dtype: torch.dtype, numbers: int, device: torch.device, 
         copied = seconds.pop(LIMIT)
         rows.append({"op": name, "dtype": kind(dtype), "direction": direction, "copy": copied, "seconds": seconds})
     return rows
+
+
+def median(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the rows of several processes, which are alike but for the seconds."""
+    copied = statistics.median(row["copy"] for row in rows)
+    seconds = {T: statistics.median(row["seconds"][T] for row in rows) for T in rows[0]["seconds"]}
+    return rows[0] | {"copy": copied, "seconds": seconds, "processes": [row["seconds"] for row in rows]}
 
 
 def spread(seconds: dict[str, float]) -> float:
@@ -56,17 +66,28 @@ def main(words: list[str]) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], help="by default the GPU if there is one")
     parser.add_argument("--op", choices=FORMS, action="append", help="only this op; may be given several times")
     parser.add_argument("--numbers", type=int, help="B T D; by default 2^24 on the CPU, 2^28 on a GPU")
-    parser.add_argument("--rounds", type=int, default=61)
+    parser.add_argument("--processes", type=int, help="by default 7 on the CPU, 1 on a GPU")
+    parser.add_argument("--rounds", type=int, default=15, help="of each process")
     parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the JSON")
     arguments = parser.parse_args(words)
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     gpu = device.type == "cuda"
+    processes = arguments.processes or (1 if gpu else 7)
     reused, told = keep_freed_memory(), machine(device)
     print(in_words(told))
     rows: list[dict[str, Any]] = []
     for name in arguments.op or FORMS:
-        for dtype in (torch.float32, torch.bfloat16) if gpu else (torch.float32,):
-            rows += measured(name, dtype, arguments.numbers or 1 << (28 if gpu else 24), device, arguments.rounds)
+        for dtype in ("float32", "bfloat16") if gpu else ("float32",):
+            given = (name, dtype, arguments.numbers or 1 << (28 if gpu else 24), device.type, arguments.rounds)
+            each = [in_new_process("lengths", f"measured{given!r}") for _ in range(processes)]
+            rows += [median([rows[i] for rows in each]) for i in range(len(PASSES))]
+            print(results.plain(table(rows[-len(PASSES) :])), flush=True)
     print(results.plain(table(rows)))
-    measured_here = {"machine": told, "rounds": arguments.rounds, "freed_memory_reused": reused, "rows": rows}
+    measured_here = {
+        "machine": told,
+        "rounds": arguments.rounds,
+        "processes": processes,
+        "freed_memory_reused": reused,
+        "rows": rows,
+    }
     print(results.write(arguments.out, f"lengths-{device.type}", measured_here))

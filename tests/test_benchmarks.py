@@ -14,7 +14,7 @@ from benchmarks import claims, installed, lengths, ops, precision, results, tune
 from benchmarks.catalogue import OPS
 from benchmarks.contestants import Contestant, Peer, Problem, Sizes, eager, forced
 from benchmarks.op import Op, as_peers_take_it, draw
-from benchmarks.timing import interleaved
+from benchmarks.timing import in_new_process, interleaved
 
 SMALL = Sizes(2, 24, 16)
 CPU = torch.device("cpu")
@@ -202,10 +202,12 @@ def test_claims_are_read_from_the_results(tmp_path: Path) -> None:
 
 
 def test_every_length_is_timed_and_moves_as_much() -> None:
-    rows = lengths.measured("diagonal_complex", torch.float32, 1 << 21, CPU, 1)
+    rows = in_new_process("lengths", f"measured('diagonal_complex', 'float32', {1 << 21}, 'cpu', 1)")
     assert [row["direction"] for row in rows] == list(ops.PASSES)
     assert all(set(row["seconds"]) == {str(T) for T in lengths.LENGTHS} and row["copy"] > 0 for row in rows)
     assert lengths.spread({"512": 2.0, "2048": 1.0, "8192": 1.5}) == 1.0
+    processes = [{"op": "diagonal", "copy": 1.0, "seconds": {"512": slow, "2048": 2.0}} for slow in (9.0, 3.0, 4.0)]
+    assert lengths.median(processes)["seconds"] == {"512": 4.0, "2048": 2.0}
 
 
 @pytest.mark.parametrize("what", installed.WORK)

@@ -67,8 +67,9 @@ def stepwise(*, streamed: int = 0) -> Callable[[Callable[..., tuple[Channels, ..
     """As `rowwise`, over several steps at once, between which some rows are carried along in registers.
 
     Makes f(carried, outputs, inputs, strides, steps, past_cache): outputs and inputs are the rows of the first step,
-    and strides tell for each of them how many numbers lie between two steps, backwards if below 0. The body is given
-    what is carried and the inputs, and returns what is carried on and the outputs.
+    and strides tell for each of them how many numbers lie between two steps, backwards if below 0; of a single step the
+    direction is all that counts, and one stride will do. The body is given what is carried and the inputs, and returns
+    what is carried on and the outputs.
     """
 
     def of(body: Callable[..., tuple[Channels, ...]]) -> Any:
@@ -79,6 +80,7 @@ def stepwise(*, streamed: int = 0) -> Callable[[Callable[..., tuple[Channels, ..
             def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
                 kept, outs, ins = (_arrays(context, builder, signature, arguments, i) for i in range(3))
                 strides = cgutils.unpack_tuple(builder, arguments[3], len(signature.args[3]))
+                strides = strides * (len(outs + ins) if len(strides) == 1 else 1)
                 steps, past_cache = arguments[4:]
                 rows = _Rows(context, builder, body, streamed, kept, outs, ins, strides)
                 with builder.if_else(builder.icmp_signed("==", steps, ir.Constant(steps.type, 1))) as (one, many):

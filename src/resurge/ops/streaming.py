@@ -22,33 +22,26 @@ _LARGE = 8 << 20
 _emitted: Any = intrinsic
 
 
-def _fetching(keep: int) -> Any:
-    """Ask for a flat array's lines before they are needed, into the cache of level 4 - keep."""
+@_emitted
+def fetch_for_later(typing: Any, array: Any) -> Any:
+    """Ask for a flat array's lines, into the core's own second cache."""
 
-    @_emitted
-    def fetch(typing: Any, array: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            kind = signature.args[0]
-            size = kind.dtype.bitwidth // 8
-            array = context.make_array(kind)(context, builder, arguments[0])
-            byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-            form = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-            prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], form)
-            start = builder.bitcast(array.data, byte)
-            step = context.get_constant(types.intp, _LINE)
-            lines = builder.sdiv(array.nitems, context.get_constant(types.intp, _LINE // size))
-            with cgutils.for_range(builder, lines) as loop:
-                place = builder.gep(start, [builder.mul(loop.index, step)])
-                builder.call(prefetch, [place, flag(0), flag(keep), flag(1)])  # to read, data
-            return context.get_dummy_value()
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = signature.args[0]
+        size = kind.dtype.bitwidth // 8
+        array = context.make_array(kind)(context, builder, arguments[0])
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        form = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], form)
+        start = builder.bitcast(array.data, byte)
+        step = context.get_constant(types.intp, _LINE)
+        lines = builder.sdiv(array.nitems, context.get_constant(types.intp, _LINE // size))
+        with cgutils.for_range(builder, lines) as loop:
+            place = builder.gep(start, [builder.mul(loop.index, step)])
+            builder.call(prefetch, [place, flag(0), flag(2), flag(1)])  # to read, second level, data
+        return context.get_dummy_value()
 
-        return types.void(array), emit
-
-    return fetch
-
-
-fetch = _fetching(3)  # of rows taken last to first, that the processor does not fetch by itself
-fetch_for_later = _fetching(2)
+    return types.void(array), emit
 
 
 @_emitted

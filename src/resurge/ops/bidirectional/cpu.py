@@ -12,9 +12,7 @@ from resurge.jit import lean
 from resurge.ops.diagonal import cpu as one_way
 from resurge.ops.diagonal.cpu import in_pieces, steps_between
 from resurge.ops.diagonal.cpu_kernels import (
-    AHEAD,
     PARTIAL,
-    fetch_ahead,
     forward_complex,
     forward_real,
     move,
@@ -22,7 +20,7 @@ from resurge.ops.diagonal.cpu_kernels import (
 )
 from resurge.ops.diagonal.cpu_pieces import apart, row
 from resurge.ops.diagonal.form import PLAIN
-from resurge.ops.rows import rowwise
+from resurge.ops.rows import stepwise
 from resurge.ops.threads import flat, flushing, run
 
 
@@ -40,16 +38,16 @@ def _both_complex(a, a_rows, x, carry, carry_back, cut, cut_back, T, W, D, ahead
         forward_complex(a, a_rows, x, carry_back, cut_back, True, PLAIN, (T, T, 1, 0, W, D), x, back, b, b + 1, d0, d1)
 
 
-@rowwise()
-def _add(dh, carry, a, before, da, dx):  # type: ignore[no-untyped-def]
+@stepwise()
+def _add(carry, dh, a, before, da, dx):  # type: ignore[no-untyped-def]
     g = dh + carry
-    return dx + g, da + g * before, a * g
+    return a * g, dx + g, da + g * before
 
 
-@rowwise()
-def _add_conjugate(dh_re, dh_im, re, im, a_re, a_im, h_re, h_im, da_re, da_im, dx_re, dx_im):  # type: ignore[no-untyped-def]
+@stepwise()
+def _add_conjugate(re, im, dh_re, dh_im, a_re, a_im, h_re, h_im, da_re, da_im, dx_re, dx_im):  # type: ignore[no-untyped-def]
     g_re, g_im, re, im = step_back(dh_re, dh_im, re, im, a_re, a_im)
-    return dx_re + g_re, dx_im + g_im, da_re + g_re * h_re + g_im * h_im, da_im + g_im * h_re - g_re * h_im, re, im
+    return re, im, dx_re + g_re, dx_im + g_im, da_re + g_re * h_re + g_im * h_im, da_im + g_im * h_re - g_re * h_im
 
 
 @lean
@@ -58,14 +56,12 @@ def _add_real(a, a_rows, h, cut, reverse, T, W, D, work, dh, da, da_sum, dx, b, 
 
     The way ahead, which comes first, finds nothing to add to.
     """
-    constant = da_sum.size > 0
+    constant, way = da_sum.size > 0, 1 if reverse else -1
     carry, total = row(work, 3 * b, W, d0, d1), row(work, 3 * b + 1, W, d0, d1)
     zeros = row(work, 3 * b + 2, W, d0, d1)
     carry[:] = 0
     for k in range(T - 1, -1, -1):
         t = T - 1 - k if reverse else k
-        if constant and k >= AHEAD:
-            fetch_ahead(dh, h, dx, False, b * T + (t + AHEAD if reverse else t - AHEAD), D, d0, d1)
         is_cut = k == 0 or (cut.size > 0 and cut[b * T + t])
         before = zeros if is_cut else row(h, b * T + (t + 1 if reverse else t - 1), D, d0, d1)
         a_t = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1)
@@ -73,14 +69,14 @@ def _add_real(a, a_rows, h, cut, reverse, T, W, D, work, dh, da, da_sum, dx, b, 
         if not reverse:
             dx_t[:] = 0
         if constant:
-            _add((dx_t, total, carry), (dh_t, carry, a_t, before, total, dx_t), False)
+            _add((carry,), (dx_t, total), (dh_t, a_t, before, total, dx_t), (way,), 1, False)
             if k % PARTIAL == 0:
                 move(total, row(da_sum, b, D, d0, d1))
         else:
             da_t = row(da, b * T + t, D, d0, d1)
             if not reverse:
                 da_t[:] = 0
-            _add((dx_t, da_t, carry), (dh_t, carry, a_t, before, da_t, dx_t), False)
+            _add((carry,), (dx_t, da_t), (dh_t, a_t, before, da_t, dx_t), (way,), 1, False)
         if is_cut:
             carry[:] = 0
 
@@ -88,7 +84,7 @@ def _add_real(a, a_rows, h, cut, reverse, T, W, D, work, dh, da, da_sum, dx, b, 
 @lean
 def _add_complex(a, a_rows, h, cut, reverse, T, W, D, work, dh, da, da_sum, dx, b, d0, d1):  # type: ignore[no-untyped-def]
     """As `_add_real`, with conj(a) and conj(h): gradients are dL/dRe + i dL/dIm."""
-    constant = da_sum.size > 0
+    constant, way = da_sum.size > 0, 1 if reverse else -1
     re, im = row(work, 5 * b, W, d0, d1), row(work, 5 * b + 1, W, d0, d1)
     total_re, total_im = row(work, 5 * b + 2, W, d0, d1), row(work, 5 * b + 3, W, d0, d1)
     zeros = row(work, 5 * b + 4, W, d0, d1)
@@ -97,10 +93,6 @@ def _add_complex(a, a_rows, h, cut, reverse, T, W, D, work, dh, da, da_sum, dx, 
     for k in range(T - 1, -1, -1):
         t = T - 1 - k if reverse else k
         i, j = 2 * (b * a_rows[0] + t * a_rows[1]), 2 * (b * T + t)
-        if constant and k >= AHEAD:
-            later = j + 2 * AHEAD if reverse else j - 2 * AHEAD
-            fetch_ahead(dh, h, dx, False, later, D, d0, d1)
-            fetch_ahead(dh, h, dx, False, later + 1, D, d0, d1)
         is_cut = k == 0 or (cut.size > 0 and cut[b * T + t])
         if is_cut:
             h_re, h_im = zeros, zeros
@@ -120,8 +112,8 @@ def _add_complex(a, a_rows, h, cut, reverse, T, W, D, work, dh, da, da_sum, dx, 
                 da_im[:] = 0
         a_re, a_im = row(a, i, D, d0, d1), row(a, i + 1, D, d0, d1)
         dh_re, dh_im = row(dh, j, D, d0, d1), row(dh, j + 1, D, d0, d1)
-        given = (dh_re, dh_im, re, im, a_re, a_im, h_re, h_im, da_re, da_im, dx_re, dx_im)
-        _add_conjugate((dx_re, dx_im, da_re, da_im, re, im), given, False)
+        given = (dh_re, dh_im, a_re, a_im, h_re, h_im, da_re, da_im, dx_re, dx_im)
+        _add_conjugate((re, im), (dx_re, dx_im, da_re, da_im), given, (way,), 1, False)
         if constant and k % PARTIAL == 0:
             move(total_re, row(da_sum, 2 * b, D, d0, d1))
             move(total_im, row(da_sum, 2 * b + 1, D, d0, d1))

@@ -88,8 +88,9 @@ def _starts(
     if pieces == 1:
         carries.reshape(-1, W)[:, :D] = start.reshape(-1, D)
         return carries, ()
-    turns, gains = np.zeros(B * pieces + 1, np.int64), flat(carry.new_empty(carries.size))
-    sizes = (B, T, length, pieces, a.dim() - 2, W, D)
+    parts, varies = a.dim() - 2, a.shape[1] > 1
+    gains = flat(carry.new_empty(B * (pieces if varies else 2) * parts * W))
+    turns, sizes = np.zeros(B * pieces + 1, np.int64), (B, T, length, pieces, parts, W, D)
     in_turn.begin(flat(a), steps_between(a), start, sizes, backward, carries, gains, turns)
     return carries, (turns, gains, reach)
 

@@ -54,6 +54,12 @@ def _power(z, n):  # type: ignore[no-untyped-def]
     return result
 
 
+@lean
+def _gain_of(a_rows, pieces, r):  # type: ignore[no-untyped-def]
+    """Which of `gains` is that of piece r: where a is constant, a row has two, one of them for its last piece."""
+    return r if a_rows[1] > 0 else 2 * (r // pieces) + (r % pieces == pieces - 1)
+
+
 @jit
 def begin(a, a_rows, carry, sizes, backward, carries, gains, turns):  # type: ignore[no-untyped-def]
     """Let the first piece of each row start from `carry`; and where a is constant in time, tell what each piece
@@ -66,14 +72,9 @@ def begin(a, a_rows, carry, sizes, backward, carries, gains, turns):  # type: ig
             row(carries, (b * pieces + first) * parts + part, W, 0, D)[:] = row(carry, b * parts + part, D, 0, D)
         if a_rows[1] > 0:
             continue
-        for piece in range(pieces):
-            width = parts * W
-            gain = row(gains, b * pieces + piece, width, 0, width)
-            if 0 < piece < pieces - 1:
-                gain[:] = row(gains, b * pieces, width, 0, width)
-                continue
-            n = min(length, T - piece * length)
-            a_b = row(a, b * a_rows[0], parts * D, 0, parts * D)
+        a_b = row(a, b * a_rows[0], parts * D, 0, parts * D)
+        for end, n in ((0, length), (1, T - (pieces - 1) * length)):
+            gain = row(gains, 2 * b + end, parts * W, 0, parts * W)
             for d in range(D):
                 if parts == 1:
                     gain[d] = _power(np.float64(a_b[d]), n)
@@ -119,12 +120,13 @@ def _piece(sizes, r, backward):  # type: ignore[no-untyped-def]
 @lean
 def _carry_real(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, sizes, r):  # type: ignore[no-untyped-def]
     """Wait for what piece r starts from, which is row r of `carries`, and give the next one what that starts from."""
-    T, _, _, _, W, D = sizes
+    T, _, pieces, _, W, D = sizes
     b, first, last, after = _piece(sizes, r, backward)
     if after < 0:
         wait(turns, r)
         return
-    gain, start, end = row(gains, r, W, 0, D), row(carries, r, W, 0, D), row(carries, after, W, 0, D)
+    gain = row(gains, _gain_of(a_rows, pieces, r), W, 0, D)
+    start, end = row(carries, r, W, 0, D), row(carries, after, W, 0, D)
     passes = summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, gain, end)
     wait(turns, r)
     if passes:
@@ -135,12 +137,13 @@ def _carry_real(turns, a, a_rows, reach, x, carries, gains, cut, backward, rever
 @lean
 def _carry_complex(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, sizes, r):  # type: ignore[no-untyped-def]
     """As `_carry_real`."""
-    T, _, _, _, W, D = sizes
+    T, _, pieces, _, W, D = sizes
     b, first, last, after = _piece(sizes, r, backward)
     if after < 0:
         wait(turns, r)
         return
-    w_re, w_im = row(gains, 2 * r, W, 0, D), row(gains, 2 * r + 1, W, 0, D)
+    place = 2 * _gain_of(a_rows, pieces, r)
+    w_re, w_im = row(gains, place, W, 0, D), row(gains, place + 1, W, 0, D)
     re, im = row(carries, 2 * r, W, 0, D), row(carries, 2 * r + 1, W, 0, D)
     e_re, e_im = row(carries, 2 * after, W, 0, D), row(carries, 2 * after + 1, W, 0, D)
     passes = summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, w_re, w_im, e_re, e_im)

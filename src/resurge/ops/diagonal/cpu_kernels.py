@@ -6,18 +6,15 @@ They make no arrays: `carries` is theirs to change, and `work` holds the rows th
 
 import numpy as np
 
-from resurge.jit import inlined, lean
+from resurge.jit import lean
 from resurge.ops.diagonal.cpu_pieces import TILE, decays, plain, row, tile, uncut, variances
 from resurge.ops.diagonal.form import NORMALIZED
 from resurge.ops.rows import rowwise, stepwise
-from resurge.ops.streaming import fetch, fetch_for_later, settle, streams
+from resurge.ops.streaming import fetch_for_later, settle, streams
 
 # How many float32 products are summed before they go to the float64 sum of a coefficient's gradient: a plain
 # float32 sum over a million steps would lose half its digits.
 PARTIAL = TILE
-
-# How many steps ahead the backward kernels of constant coefficients fetch: 30 % faster, where others gain nothing.
-AHEAD = 3
 
 # The derivative of sqrt(v) is bounded by 1000, as in the published code of RG-LRU.
 _LEAST = 2.5e-7
@@ -168,14 +165,6 @@ def forward_complex(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r
     settle()
 
 
-@inlined
-def fetch_ahead(dh, h, dx, past_cache, index, D, d0, d1):  # type: ignore[no-untyped-def]
-    fetch(row(dh, index, D, d0, d1))
-    fetch(row(h, index, D, d0, d1))
-    if not past_cache:
-        fetch(row(dx, index, D, d0, d1))
-
-
 @lean
 def backward_real(  # type: ignore[no-untyped-def]
     a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0, r0, r1, d0, d1
@@ -203,8 +192,6 @@ def backward_real(  # type: ignore[no-untyped-def]
             else:
                 before = row(h, b * T + t + back, D, d0, d1)
             n = max(n, 1)
-            if constant and most == 1 and k >= first + AHEAD:
-                fetch_ahead(dh, h, dx, past_cache, b * T + t + back * AHEAD, D, d0, d1)
             a_t = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1)
             dh_t, dx_t = row(dh, b * T + t, D, d0, d1), row(dx, b * T + t, D, d0, d1)
             if constant:
@@ -297,9 +284,6 @@ def backward_complex(  # type: ignore[no-untyped-def]
             else:
                 h_re, h_im = row(h, j + 2 * back, D, d0, d1), row(h, j + 2 * back + 1, D, d0, d1)
             n = max(n, 1)
-            if constant and most == 1 and k >= first + AHEAD:
-                fetch_ahead(dh, h, dx, past_cache, j + 2 * back * AHEAD, D, d0, d1)
-                fetch_ahead(dh, h, dx, past_cache, j + 2 * back * AHEAD + 1, D, d0, d1)
             a_re, a_im = row(a, i, D, d0, d1), row(a, i + 1, D, d0, d1)
             dh_re, dh_im = row(dh, j, D, d0, d1), row(dh, j + 1, D, d0, d1)
             dx_re, dx_im = row(dx, j, D, d0, d1), row(dx, j + 1, D, d0, d1)

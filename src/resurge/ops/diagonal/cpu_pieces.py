@@ -14,8 +14,8 @@ def row(array, index, D, d0, d1):  # type: ignore[no-untyped-def]
     return array[index * D + d0 : index * D + d1]
 
 
-# How many steps are taken at once where rows are narrow.
-TILE = 64
+# How many steps are taken at once where rows are narrow, and by a summary of any row.
+TILE, _SUMMED = 64, 16
 
 # Rows of so many channels are narrow: what a step costs, beside its arithmetic, would be most of it.
 _NARROW = 16
@@ -91,6 +91,16 @@ def _times_conjugate(a_re, a_im, x_re, x_im):  # type: ignore[no-untyped-def]
     return a_re * x_re + a_im * x_im, a_re * x_im - a_im * x_re
 
 
+def _plus_times(y_re, y_im, a_re, a_im, x_re, x_im):  # type: ignore[no-untyped-def]
+    """y + a x: from y on, two fused operations a part, where a x + y is three."""
+    return y_re + a_re * x_re - a_im * x_im, y_im + a_re * x_im + a_im * x_re
+
+
+def _plus_times_conjugate(y_re, y_im, a_re, a_im, x_re, x_im):  # type: ignore[no-untyped-def]
+    """y + conj(a) x."""
+    return y_re + a_re * x_re + a_im * x_im, y_im + a_re * x_im - a_im * x_re
+
+
 @stepwise()
 def _follow(e, a, x):  # type: ignore[no-untyped-def]
     return (a * e + x,)
@@ -107,9 +117,18 @@ def _gain(w, a):  # type: ignore[no-untyped-def]
 
 
 @stepwise()
+def _follow_gain(e, w, a, x):  # type: ignore[no-untyped-def]
+    return a * e + x, a * w
+
+
+@stepwise()
+def _follow_back_gain(e, w, a, dh):  # type: ignore[no-untyped-def]
+    return a * (dh + e), a * w
+
+
+@stepwise()
 def _follow_complex(e_re, e_im, a_re, a_im, x_re, x_im):  # type: ignore[no-untyped-def]
-    re, im = _times(a_re, a_im, e_re, e_im)
-    return re + x_re, im + x_im
+    return _plus_times(x_re, x_im, a_re, a_im, e_re, e_im)
 
 
 @stepwise()
@@ -122,6 +141,16 @@ def _gain_complex(w_re, w_im, a_re, a_im):  # type: ignore[no-untyped-def]
     return _times(a_re, a_im, w_re, w_im)
 
 
+@stepwise()
+def _follow_gain_complex(e_re, e_im, w_re, w_im, a_re, a_im, x_re, x_im):  # type: ignore[no-untyped-def]
+    return *_plus_times(x_re, x_im, a_re, a_im, e_re, e_im), *_times(a_re, a_im, w_re, w_im)
+
+
+@stepwise()
+def _follow_back_gain_complex(e_re, e_im, w_re, w_im, a_re, a_im, dh_re, dh_im):  # type: ignore[no-untyped-def]
+    return *_times_conjugate(a_re, a_im, dh_re + e_re, dh_im + e_im), *_times(a_re, a_im, w_re, w_im)
+
+
 # Four steps at once where a is constant, e -> a⁴ e + f: only e waits for the steps before, and its row is read and
 # written once. It halves the time of a summary, of narrow rows and of wide ones.
 
@@ -132,13 +161,12 @@ def _joined(a, x0, x1, x2, x3):  # type: ignore[no-untyped-def]
     return squared * squared, a * (a * (a * x0 + x1) + x2) + x3
 
 
-def _joined_complex(times, a_re, a_im, x):  # type: ignore[no-untyped-def]
-    """As `_joined`, of the a that `times` multiplies by in f; x has the parts of x0 to x3."""
+def _joined_complex(plus_times, a_re, a_im, x):  # type: ignore[no-untyped-def]
+    """As `_joined`, of the a that `plus_times` multiplies by in f; x has the parts of x0 to x3."""
     squared = _times(a_re, a_im, a_re, a_im)
     f_re, f_im = x[:2]
     for re, im in (x[2:4], x[4:6], x[6:8]):
-        f_re, f_im = times(a_re, a_im, f_re, f_im)
-        f_re, f_im = f_re + re, f_im + im
+        f_re, f_im = plus_times(re, im, a_re, a_im, f_re, f_im)
     return _times(*squared, *squared), (f_re, f_im)
 
 
@@ -156,17 +184,15 @@ def _follow_back_four(e, a, *dh):  # type: ignore[no-untyped-def]
 
 @stepwise()
 def _follow_four_complex(e_re, e_im, a_re, a_im, *x):  # type: ignore[no-untyped-def]
-    (power_re, power_im), (f_re, f_im) = _joined_complex(_times, a_re, a_im, x)
-    re, im = _times(power_re, power_im, e_re, e_im)
-    return re + f_re, im + f_im
+    (power_re, power_im), (f_re, f_im) = _joined_complex(_plus_times, a_re, a_im, x)
+    return _plus_times(f_re, f_im, power_re, power_im, e_re, e_im)
 
 
 @stepwise()
 def _follow_back_four_complex(e_re, e_im, a_re, a_im, *dh):  # type: ignore[no-untyped-def]
-    (power_re, power_im), (f_re, f_im) = _joined_complex(_times_conjugate, a_re, a_im, dh)
-    re, im = _times_conjugate(power_re, power_im, e_re, e_im)
+    (power_re, power_im), (f_re, f_im) = _joined_complex(_plus_times_conjugate, a_re, a_im, dh)
     f_re, f_im = _times_conjugate(a_re, a_im, f_re, f_im)
-    return re + f_re, im + f_im
+    return _plus_times_conjugate(f_re, f_im, power_re, power_im, e_re, e_im)
 
 
 @lean
@@ -223,14 +249,18 @@ def summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last,
         w[:] = 1
     t -= (steps - 1) * along
     while steps > 0:
-        n = uncut(cut, b * T + t, along, min(tile(D) if varies else max(tile(D), 4), steps))
+        n = uncut(cut, b * T + t, along, min(max(tile(D), _SUMMED), steps))
         is_cut = n == 0
         n = max(n, 1)
         a_t, x_t = row(a, b * a_rows[0] + t * a_rows[1], D, 0, D), row(x, b * T + t, D, 0, D)
         strides = (along * a_rows[1] * D, along * D)
         if is_cut and not backward:
             e[:] = 0
-        if n >= 4 and not varies:
+        if multiply and backward:
+            _follow_back_gain((e, w), (), (a_t, x_t), strides, n, False)
+        elif multiply:
+            _follow_gain((e, w), (), (a_t, x_t), strides, n, False)
+        elif n >= 4 and not varies:
             n = n // 4 * 4
             x_1, x_2 = row(x, b * T + t + along, D, 0, D), row(x, b * T + t + 2 * along, D, 0, D)
             given = (a_t, x_t, x_1, x_2, row(x, b * T + t + 3 * along, D, 0, D))
@@ -243,8 +273,6 @@ def summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last,
             _follow_back((e,), (), (a_t, x_t), strides, n, False)
         else:
             _follow((e,), (), (a_t, x_t), strides, n, False)
-        if multiply:
-            _gain((w,), (), (a_t,), strides[:1], n, False)
         if is_cut and backward:
             e[:] = 0
         t += n * along
@@ -269,7 +297,7 @@ def summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, la
         w_im[:] = 0
     t -= (steps - 1) * along
     while steps > 0:
-        n = uncut(cut, b * T + t, along, min(tile(D) if varies else max(tile(D), 4), steps))
+        n = uncut(cut, b * T + t, along, min(max(tile(D), _SUMMED), steps))
         is_cut = n == 0
         n = max(n, 1)
         i, j = 2 * (b * a_rows[0] + t * a_rows[1]), 2 * (b * T + t)
@@ -278,7 +306,13 @@ def summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, la
         if is_cut and not backward:
             e_re[:] = 0
             e_im[:] = 0
-        if n >= 4 and not varies:
+        if multiply and backward:
+            _follow_back_gain_complex(
+                (e_re, e_im, w_re, w_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), n, False
+            )
+        elif multiply:
+            _follow_gain_complex((e_re, e_im, w_re, w_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), n, False)
+        elif n >= 4 and not varies:
             n = n // 4 * 4
             j_1, j_2, j_3 = j + 2 * along, j + 4 * along, j + 6 * along
             x_1 = row(x, j_1, D, 0, D), row(x, j_1 + 1, D, 0, D)
@@ -293,8 +327,6 @@ def summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, la
             _follow_back_complex((e_re, e_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), n, False)
         else:
             _follow_complex((e_re, e_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), n, False)
-        if multiply:
-            _gain_complex((w_re, w_im), (), (a_re, a_im), (s_a, s_a), n, False)
         if is_cut and backward:
             e_re[:] = 0
             e_im[:] = 0
