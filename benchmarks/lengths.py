@@ -79,7 +79,10 @@ def main(words: list[str]) -> None:
     for name in arguments.op or FORMS:
         for dtype in ("float32", "bfloat16") if gpu else ("float32",):
             given = (name, dtype, arguments.numbers or 1 << (28 if gpu else 24), device.type, arguments.rounds)
-            each = [in_new_process("lengths", f"measured{given!r}") for _ in range(processes)]
+            if processes > 1:
+                each = [in_new_process("lengths", f"measured{given!r}") for _ in range(processes)]
+            else:
+                each = [measured(*given)]
             rows += [median([rows[i] for rows in each]) for i in range(len(PASSES))]
             print(results.plain(table(rows[-len(PASSES) :])), flush=True)
     print(results.plain(table(rows)))
