@@ -68,6 +68,23 @@ print([b.reason for b in resurge.backends() if b.name == "numba"])
     assert "compiled anew in each process" in out
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_numba_is_loaded_whole_and_the_garbage_collector_left_as_it_was(enabled: bool) -> None:
+    """At once, without a search for garbage, and not a part of it at the first kernel."""
+    code = f"""
+import gc, sys, torch
+gc.{"enable" if enabled else "disable"}()
+import resurge.jit
+assert gc.isenabled() is {enabled}
+from resurge.ops import diagonal_scan
+a, x = torch.tensor([0.5], requires_grad=True), torch.ones(1, 3, 1)
+before = set(sys.modules)
+diagonal_scan(a, x)[0].sum().backward()
+print(sorted(name for name in set(sys.modules) - before if name.split(".")[0] in ("numba", "scipy")))
+"""
+    assert "[]" in run(code)
+
+
 def test_a_backend_refuses_tensors_of_another_device() -> None:
     code = """
 import torch, resurge

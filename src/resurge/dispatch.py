@@ -70,7 +70,7 @@ def backend(name: str) -> Iterator[None]:
 def numba_missing() -> str:
     """Why numba's kernels cannot be used here, or an empty string if they can."""
     try:
-        importlib.import_module("numba")
+        importlib.import_module("resurge.jit")
     except Exception as error:
         return f"numba cannot be imported ({error})"
     return ""

@@ -1,9 +1,32 @@
 """How functions are compiled by numba. Imported only by the modules that hold such functions: numba takes a while."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
-import numba
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage meanwhile. Of what an import makes hardly anything is, and looking through it and all of
+    PyTorch, again and again as it grew, was a third of the first call's time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+with _uncollected():
+    import numba
+    from numba.core.registry import cpu_target
+
+    # What numba knows of Python and numpy, which it otherwise loads at the first kernel.
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
 
 
 @cache
