@@ -78,11 +78,11 @@ import resurge.jit
 assert gc.isenabled() is {enabled}
 from resurge.ops import diagonal_scan
 a, x = torch.tensor([0.5], requires_grad=True), torch.ones(1, 3, 1)
-before = set(sys.modules)
+before = {{"numba.core.boxing", *sys.modules}}  # compiling needs that, if the kernel is not on disk
 diagonal_scan(a, x)[0].sum().backward()
 print(sorted(name for name in set(sys.modules) - before if name.split(".")[0] in ("numba", "scipy")))
 """
-    assert "[]" in run(code)
+    assert run(code).strip() == "[]"
 
 
 def test_a_backend_refuses_tensors_of_another_device() -> None:
