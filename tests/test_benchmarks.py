@@ -205,6 +205,9 @@ def test_every_length_is_timed_and_moves_as_much() -> None:
     rows = in_new_process("lengths", f"measured('diagonal_complex', 'float32', {1 << 21}, 'cpu', 1)")
     assert [row["direction"] for row in rows] == list(ops.PASSES)
     assert all(set(row["seconds"]) == {str(T) for T in lengths.LENGTHS} and row["copy"] > 0 for row in rows)
+    drawn = given(OPS["diagonal_complex"])
+    before, after = (problem.arguments[0].norm(dim=-2) for problem in (drawn, lengths.slow(drawn)))
+    torch.testing.assert_close(1 - after, 0.01 * (1 - before), rtol=0, atol=1e-6)
     assert lengths.spread({"512": 2.0, "2048": 1.0, "8192": 1.5}) == 1.0
     processes = [{"op": "diagonal", "copy": 1.0, "seconds": {"512": slow, "2048": 2.0}} for slow in (9.0, 3.0, 4.0)]
     assert lengths.median(processes)["seconds"] == {"512": 4.0, "2048": 2.0}
