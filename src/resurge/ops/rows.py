@@ -22,6 +22,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from resurge.ops.streaming import fetch_for_later
+
 _LINE = 64  # bytes of a cache line
 _FUSE = ("contract",)
 
@@ -53,7 +55,7 @@ def rowwise(*, streamed: int = 0) -> Callable[[Callable[..., tuple[Channels, ...
         def emitted(typing: Any, outputs: Any, inputs: Any, past_cache: Any) -> Any:
             def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
                 outs, ins = (_arrays(context, builder, signature, arguments, i) for i in range(2))
-                _Rows(context, builder, body, streamed, [], outs, ins, []).write(arguments[2])
+                _Rows(context, builder, body, streamed, [], outs, ins, [], []).write(arguments[2])
                 return context.get_dummy_value()
 
             return types.void(outputs, inputs, past_cache), emit
@@ -66,23 +68,31 @@ def rowwise(*, streamed: int = 0) -> Callable[[Callable[..., tuple[Channels, ...
 def stepwise(*, streamed: int = 0) -> Callable[[Callable[..., tuple[Channels, ...]]], Any]:
     """As `rowwise`, over several steps at once, between which some rows are carried along in registers.
 
-    Makes f(carried, outputs, inputs, strides, steps, past_cache): outputs and inputs are the rows of the first step,
-    and strides tell for each of them how many numbers lie between two steps, backwards if below 0; of a single step the
-    direction is all that counts, and one stride will do. The body is given what is carried and the inputs, and returns
-    what is carried on and the outputs.
+    Makes f(carried, outputs, inputs, strides, ahead, steps, past_cache): outputs and inputs are the rows of the first
+    step, and strides tell for each of them how many numbers lie between two steps, backwards if below 0; of a single
+    step the direction is all that counts, and one stride will do. `ahead` tells for the first of the inputs, or none, how
+    many numbers further on the core's second cache asks for what will be read there. The body is given what is carried and
+    the inputs, and returns what is carried on and the outputs.
     """
 
     def of(body: Callable[..., tuple[Channels, ...]]) -> Any:
         @intrinsic
         def emitted(
-            typing: Any, carried: Any, outputs: Any, inputs: Any, strides: Any, steps: Any, past_cache: Any
+            typing: Any,
+            carried: Any,
+            outputs: Any,
+            inputs: Any,
+            strides: Any,
+            ahead: Any,
+            steps: Any,
+            past_cache: Any,
         ) -> Any:
             def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
                 kept, outs, ins = (_arrays(context, builder, signature, arguments, i) for i in range(3))
-                strides = cgutils.unpack_tuple(builder, arguments[3], len(signature.args[3]))
+                strides, ahead = (cgutils.unpack_tuple(builder, arguments[i], len(signature.args[i])) for i in (3, 4))
                 strides = strides * (len(outs + ins) if len(strides) == 1 else 1)
-                steps, past_cache = arguments[4:]
-                rows = _Rows(context, builder, body, streamed, kept, outs, ins, strides)
+                steps, past_cache = arguments[5:]
+                rows = _Rows(context, builder, body, streamed, kept, outs, ins, strides, ahead)
                 with builder.if_else(builder.icmp_signed("==", steps, ir.Constant(steps.type, 1))) as (one, many):
                     with one:  # rows that are wide: registers are worth nothing, and the loop over steps costs
                         rows.write(past_cache)
@@ -90,7 +100,7 @@ def stepwise(*, streamed: int = 0) -> Callable[[Callable[..., tuple[Channels, ..
                         rows.write(past_cache, steps)
                 return context.get_dummy_value()
 
-            return types.void(carried, outputs, inputs, strides, types.intp, past_cache), emit
+            return types.void(carried, outputs, inputs, strides, ahead, types.intp, past_cache), emit
 
         return emitted
 
@@ -102,6 +112,17 @@ def _arrays(context: Any, builder: Any, signature: Any, arguments: Any, index: i
     kinds = signature.args[index]
     values = cgutils.unpack_tuple(builder, arguments[index], len(kinds))
     return [context.make_array(kind)(context, builder, value) for kind, value in zip(kinds, values, strict=True)]
+
+
+def _rolled(module: Any) -> Any:
+    """What tells LLVM not to unroll a loop, a node that names itself first.
+
+    Steps lie a number apart that only the call tells, and each unrolled one needs a pointer to each row: of eight steps
+    most were kept in memory, and summaries of pieces took twice as long.
+    """
+    node = module.add_metadata([module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])])
+    node.operands = (node, node.operands[-1])
+    return node
 
 
 class _Rows:
@@ -121,13 +142,15 @@ class _Rows:
         outputs: list[Any],
         inputs: list[Any],
         strides: list[Any],
+        ahead: list[Any],
     ) -> None:
         self.builder, self.body, self.streamed = builder, body, streamed
-        self.carried, self.outputs, self.inputs, self.strides = carried, outputs, inputs, strides
+        self.carried, self.outputs, self.inputs, self.strides, self.ahead = carried, outputs, inputs, strides, ahead
         self.length = (carried + outputs)[0].nitems
         self.number = (carried + outputs)[0].data.type.pointee
         self.size = context.get_abi_sizeof(self.number)
         self.once = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        self.rolled = _rolled(builder.module)
 
     def write(self, past_cache: Any, steps: Any = None) -> None:
         """All loops, with stores past the cache or without; over one step if `steps` is None."""
@@ -158,6 +181,8 @@ class _Rows:
             registers = [self.register(array, place) for array in self.carried]
             with cgutils.for_range(builder, steps) as over:
                 self.one(place, over.index, registers, streamed)
+                last = builder.block
+            last.terminator.set_metadata("llvm.loop", self.rolled)
             for array, register in zip(self.carried, registers, strict=True):
                 builder.store(builder.load(register), self.address(array, place), align=self.size)
 
@@ -186,6 +211,9 @@ class _Rows:
         offsets = [None] * len(rows) if step is None else [builder.mul(step, stride) for stride in self.strides]
         at = [self.address(array, place, offset) for array, offset in zip(rows, offsets, strict=True)]
         outputs, inputs = at[: len(self.outputs)], at[len(self.outputs) :]
+        for array, address, numbers in zip(self.inputs, inputs, self.ahead, strict=False):
+            later = builder.gep(builder.bitcast(address, array.data.type), [numbers])
+            fetch_for_later(builder, later)
         given = (Channels(builder, builder.load(address, align=self.size)) for address in carried + inputs)
         results = self.body(*given)
         for i, (address, channels) in enumerate(zip(carried + outputs, results, strict=True)):

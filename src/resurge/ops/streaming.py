@@ -9,7 +9,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from resurge.jit import jit
@@ -22,26 +21,12 @@ _LARGE = 8 << 20
 _emitted: Any = intrinsic
 
 
-@_emitted
-def fetch_for_later(typing: Any, array: Any) -> Any:
-    """Ask for a flat array's lines, into the core's own second cache."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = signature.args[0]
-        size = kind.dtype.bitwidth // 8
-        array = context.make_array(kind)(context, builder, arguments[0])
-        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        form = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], form)
-        start = builder.bitcast(array.data, byte)
-        step = context.get_constant(types.intp, _LINE)
-        lines = builder.sdiv(array.nitems, context.get_constant(types.intp, _LINE // size))
-        with cgutils.for_range(builder, lines) as loop:
-            place = builder.gep(start, [builder.mul(loop.index, step)])
-            builder.call(prefetch, [place, flag(0), flag(2), flag(1)])  # to read, second level, data
-        return context.get_dummy_value()
-
-    return types.void(array), emit
+def fetch_for_later(builder: Any, address: Any) -> None:
+    """Write code that asks for the line at an address, into the core's own second cache; there may be nothing there."""
+    byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+    form = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+    prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], form)
+    builder.call(prefetch, [builder.bitcast(address, byte), flag(0), flag(2), flag(1)])  # to read, second level, data
 
 
 @_emitted

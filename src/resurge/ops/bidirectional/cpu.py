@@ -12,6 +12,7 @@ from resurge.jit import lean
 from resurge.ops.diagonal import cpu as one_way
 from resurge.ops.diagonal.cpu import in_pieces, steps_between
 from resurge.ops.diagonal.cpu_kernels import (
+    NEAR,
     PARTIAL,
     forward_complex,
     forward_real,
@@ -26,16 +27,18 @@ from resurge.ops.threads import flat, flushing, run
 
 @lean
 def _both_real(a, a_rows, x, carry, carry_back, cut, cut_back, T, W, D, ahead, back, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
+    sizes = (T, T, 1, NEAR, W, D)
     for b in range(b0, b1):
-        forward_real(a, a_rows, x, carry, cut, False, PLAIN, (T, T, 1, 0, W, D), x, ahead, b, b + 1, d0, d1)
-        forward_real(a, a_rows, x, carry_back, cut_back, True, PLAIN, (T, T, 1, 0, W, D), x, back, b, b + 1, d0, d1)
+        forward_real(a, a_rows, x, carry, cut, False, PLAIN, sizes, x, ahead, b, b + 1, d0, d1)
+        forward_real(a, a_rows, x, carry_back, cut_back, True, PLAIN, sizes, x, back, b, b + 1, d0, d1)
 
 
 @lean
 def _both_complex(a, a_rows, x, carry, carry_back, cut, cut_back, T, W, D, ahead, back, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
+    sizes = (T, T, 1, NEAR, W, D)
     for b in range(b0, b1):
-        forward_complex(a, a_rows, x, carry, cut, False, PLAIN, (T, T, 1, 0, W, D), x, ahead, b, b + 1, d0, d1)
-        forward_complex(a, a_rows, x, carry_back, cut_back, True, PLAIN, (T, T, 1, 0, W, D), x, back, b, b + 1, d0, d1)
+        forward_complex(a, a_rows, x, carry, cut, False, PLAIN, sizes, x, ahead, b, b + 1, d0, d1)
+        forward_complex(a, a_rows, x, carry_back, cut_back, True, PLAIN, sizes, x, back, b, b + 1, d0, d1)
 
 
 @stepwise()
@@ -69,14 +72,14 @@ def _add_real(a, a_rows, h, cut, reverse, T, W, D, work, dh, da, da_sum, dx, b, 
         if not reverse:
             dx_t[:] = 0
         if constant:
-            _add((carry,), (dx_t, total), (dh_t, a_t, before, total, dx_t), (way,), 1, False)
+            _add((carry,), (dx_t, total), (dh_t, a_t, before, total, dx_t), (way,), (), 1, False)
             if k % PARTIAL == 0:
                 move(total, row(da_sum, b, D, d0, d1))
         else:
             da_t = row(da, b * T + t, D, d0, d1)
             if not reverse:
                 da_t[:] = 0
-            _add((carry,), (dx_t, da_t), (dh_t, a_t, before, da_t, dx_t), (way,), 1, False)
+            _add((carry,), (dx_t, da_t), (dh_t, a_t, before, da_t, dx_t), (way,), (), 1, False)
         if is_cut:
             carry[:] = 0
 
@@ -113,7 +116,7 @@ def _add_complex(a, a_rows, h, cut, reverse, T, W, D, work, dh, da, da_sum, dx, 
         a_re, a_im = row(a, i, D, d0, d1), row(a, i + 1, D, d0, d1)
         dh_re, dh_im = row(dh, j, D, d0, d1), row(dh, j + 1, D, d0, d1)
         given = (dh_re, dh_im, a_re, a_im, h_re, h_im, da_re, da_im, dx_re, dx_im)
-        _add_conjugate((re, im), (dx_re, dx_im, da_re, da_im), given, (way,), 1, False)
+        _add_conjugate((re, im), (dx_re, dx_im, da_re, da_im), given, (way,), (), 1, False)
         if constant and k % PARTIAL == 0:
             move(total_re, row(da_sum, 2 * b, D, d0, d1))
             move(total_im, row(da_sum, 2 * b + 1, D, d0, d1))

@@ -53,7 +53,7 @@ class _Cuts(NamedTuple):
 
     length: int  # steps a piece
     pieces: int  # a row
-    ahead: int = 0  # how many steps before they are summed up numbers are fetched; 0 is not at all
+    ahead: int = kernels.NEAR  # how many steps before they are read, for the first time, numbers are asked for
     reach: int = 0  # after how many steps a state has faded, or does as far as is known
 
 
@@ -65,7 +65,7 @@ def _cuts(a: Tensor, B: int, T: int, D: int, form: int) -> _Cuts:
     reach = in_turn.faded_after(flat(a), *a.shape[:2], parts)
     large = max(T // (4 * threads), _LEAST)
     if reach <= large // _FADES:
-        return _Cuts(large, -(-T // large), 0, reach)
+        return _Cuts(large, -(-T // large), kernels.NEAR, reach)
     read = parts * D * (2 if a.shape[1] > 1 else 1)  # numbers a step of a summary
     small = max(min(_SMALL // read, large), _LEAST)
     return _Cuts(small, -(-T // small), threads * small, reach)

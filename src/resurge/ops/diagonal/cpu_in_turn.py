@@ -11,9 +11,9 @@ from resurge.ops.turns import add_one, announce, wait
 _forward_real, _forward_complex = kernels.forward_real, kernels.forward_complex
 _backward_real, _backward_complex = kernels.backward_real, kernels.backward_complex
 
-# States are judged by so many steps where coefficients vary, with a logarithm of the product of so many: one of numbers
-# not below _TINY is not 0 in float64.
-_SAMPLE, _PRODUCTS, _TINY = 256, 8, 1e-38
+# States are judged by so many steps where coefficients vary, with a logarithm of the product of so many squares: one of
+# numbers not below _TINY is not 0 in float64. None is above _MOST, for the states that never fade.
+_SAMPLE, _PRODUCTS, _TINY, _MOST = 256, 8, 1e-38, (1 - 1e-12) ** 2
 
 
 @jit
@@ -30,14 +30,16 @@ def faded_after(a, rows, steps, parts):  # type: ignore[no-untyped-def]
         for i in range(count):
             a_t = a[(b * steps + i * every) * parts * D :]
             for d in range(D):
-                im = np.float64(a_t[(parts - 1) * D + d]) if parts == 2 else 0.0
-                radius = np.sqrt(np.float64(a_t[d]) ** 2 + im**2)
-                product[d] *= max(radius, _TINY) if radius < 1 - 1e-12 else 1 - 1e-12  # NaN too
+                square = np.float64(a_t[d]) ** 2
+                if parts == 2:
+                    square += np.float64(a_t[D + d]) ** 2
+                square = square if square < _MOST else _MOST  # NaN too
+                product[d] *= square if square > _TINY else _TINY
             if i % _PRODUCTS == _PRODUCTS - 1 or i == count - 1:
                 for d in range(D):
                     rate[d] += np.log(product[d])
                     product[d] = 1
-        slowest = max(slowest, rate.max() / count)
+        slowest = max(slowest, rate.max() / (2 * count))
     return int(np.ceil(np.log(np.finfo(a.dtype).tiny) / slowest))
 
 

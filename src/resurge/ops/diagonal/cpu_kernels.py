@@ -10,11 +10,15 @@ from resurge.jit import lean
 from resurge.ops.diagonal.cpu_pieces import TILE, decays, plain, row, tile, uncut, variances
 from resurge.ops.diagonal.form import NORMALIZED
 from resurge.ops.rows import rowwise, stepwise
-from resurge.ops.streaming import fetch_for_later, settle, streams
+from resurge.ops.streaming import settle, streams
 
 # How many float32 products are summed before they go to the float64 sum of a coefficient's gradient: a plain
 # float32 sum over a million steps would lose half its digits.
 PARTIAL = TILE
+
+# Rows are asked for so many steps before they are read. Where a row is in two parts, or read by channels downwards,
+# not every processor fetches ahead by itself: on one of them, many complex rows took half as long again.
+NEAR = 8
 
 # The derivative of sqrt(v) is bounded by 1000, as in the published code of RG-LRU.
 _LEAST = 2.5e-7
@@ -34,26 +38,26 @@ def _copy(x):  # type: ignore[no-untyped-def]
 
 
 @stepwise(streamed=1)
-def _advance(carry, a, x):  # type: ignore[no-untyped-def]
+def _advance(carry, x, a):  # type: ignore[no-untyped-def]
     h = a * carry + x
     return h, h
 
 
 @stepwise(streamed=2)
-def _advance_complex(re, im, a_re, a_im, x_re, x_im):  # type: ignore[no-untyped-def]
+def _advance_complex(re, im, x_re, x_im, a_re, a_im):  # type: ignore[no-untyped-def]
     h_re = a_re * re - a_im * im + x_re
     h_im = a_re * im + a_im * re + x_im
     return h_re, h_im, h_re, h_im
 
 
 @stepwise(streamed=2)
-def _retreat(carry, dh, a, before):  # type: ignore[no-untyped-def]
+def _retreat(carry, dh, before, a):  # type: ignore[no-untyped-def]
     g = dh + carry
     return a * g, g, g * before
 
 
 @stepwise(streamed=1)
-def _retreat_adding(carry, total, dh, a, before):  # type: ignore[no-untyped-def]
+def _retreat_adding(carry, total, dh, before, a):  # type: ignore[no-untyped-def]
     g = dh + carry
     return a * g, total + g * before, g
 
@@ -72,33 +76,22 @@ def step_back(dh_re, dh_im, re, im, a_re, a_im):  # type: ignore[no-untyped-def]
 
 
 @stepwise(streamed=4)
-def _retreat_complex(re, im, dh_re, dh_im, a_re, a_im, h_re, h_im):  # type: ignore[no-untyped-def]
+def _retreat_complex(re, im, dh_re, dh_im, h_re, h_im, a_re, a_im):  # type: ignore[no-untyped-def]
     g_re, g_im, re, im = step_back(dh_re, dh_im, re, im, a_re, a_im)
     return re, im, g_re, g_im, g_re * h_re + g_im * h_im, g_im * h_re - g_re * h_im
 
 
 @stepwise(streamed=2)
-def _retreat_adding_complex(re, im, total_re, total_im, dh_re, dh_im, a_re, a_im, h_re, h_im):  # type: ignore[no-untyped-def]
+def _retreat_adding_complex(re, im, total_re, total_im, dh_re, dh_im, h_re, h_im, a_re, a_im):  # type: ignore[no-untyped-def]
     g_re, g_im, re, im = step_back(dh_re, dh_im, re, im, a_re, a_im)
     return re, im, total_re + g_re * h_re + g_im * h_im, total_im + g_im * h_re - g_re * h_im, g_re, g_im
-
-
-@lean
-def fetch_steps(x, a, a_rows, b, T, t, along, n, width):  # type: ignore[no-untyped-def]
-    """Ask for x, and a where it varies, of the n steps t, t + along, ... of row b, if it has all of them."""
-    low = t if along > 0 else t - n + 1
-    if low >= 0 and low + n <= T:
-        fetch_for_later(x[(b * T + low) * width : (b * T + low + n) * width])
-        if a_rows[1] > 0:
-            start = b * a_rows[0] + low
-            fetch_for_later(a[start * width : (start + n) * width])
 
 
 @lean
 def forward_real(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
     T, length, pieces, ahead, W, D = sizes
     past_cache, along, most = streams(h, D, d0, d1, 1), -1 if reverse else 1, tile(D)
-    strides = (along * D, along * a_rows[1] * D, along * D)
+    s, s_a = along * D, along * a_rows[1] * D
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
         carry, left = row(carries, r, W, d0, d1), min(length, T - first)
@@ -110,9 +103,7 @@ def forward_real(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, 
                 n = 1
             a_t = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1)
             x_t, h_t = row(x, b * T + t, D, d0, d1), row(h, b * T + t, D, d0, d1)
-            _advance((carry,), (h_t,), (a_t, x_t), strides, n, past_cache)
-            if ahead > 0:
-                fetch_steps(x, a, a_rows, b, T, t + ahead * along, along, n, D)
+            _advance((carry,), (h_t,), (x_t, a_t), (s, s, s_a), (ahead * s, ahead * s_a), n, past_cache)
             t += n * along
             left -= n
     settle()
@@ -133,7 +124,7 @@ def forward_log(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, r
                 carry[:] = 0
             log_a = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1)
             plain(form, log_a, row(x, b * T + t, D, d0, d1), a_t, x_t)
-            _advance((carry,), (row(h, b * T + t, D, d0, d1),), (a_t, x_t), (0, 0, 0), 1, past_cache)
+            _advance((carry,), (row(h, b * T + t, D, d0, d1),), (x_t, a_t), (0,), (), 1, past_cache)
     settle()
 
 
@@ -142,6 +133,7 @@ def forward_complex(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r
     T, length, pieces, ahead, W, D = sizes
     past_cache, along, most = streams(h, D, d0, d1, 2), -1 if reverse else 1, tile(D)
     s, s_a = 2 * along * D, 2 * along * a_rows[1] * D
+    strides, far = (s, s, s, s, s_a, s_a), (ahead * s, ahead * s, ahead * s_a, ahead * s_a)
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
         re, im = row(carries, 2 * r, W, d0, d1), row(carries, 2 * r + 1, W, d0, d1)
@@ -156,10 +148,7 @@ def forward_complex(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r
             a_re, a_im = row(a, i, D, d0, d1), row(a, i + 1, D, d0, d1)
             x_re, x_im = row(x, j, D, d0, d1), row(x, j + 1, D, d0, d1)
             h_re, h_im = row(h, j, D, d0, d1), row(h, j + 1, D, d0, d1)
-            given, strides = (a_re, a_im, x_re, x_im), (s, s, s_a, s_a, s, s)
-            _advance_complex((re, im), (h_re, h_im), given, strides, n, past_cache)
-            if ahead > 0:
-                fetch_steps(x, a, a_rows, b, T, t + ahead * along, along, n, 2 * D)
+            _advance_complex((re, im), (h_re, h_im), (x_re, x_im, a_re, a_im), strides, far, n, past_cache)
             t += n * along
             left -= n
     settle()
@@ -173,7 +162,7 @@ def backward_real(  # type: ignore[no-untyped-def]
     T, length, pieces, ahead, W, D = sizes
     constant = sums.size > 0
     past_cache, back, most = streams(dx, D, d0, d1, 1), 1 if reverse else -1, tile(D)
-    s, s_a = back * D, back * a_rows[1] * D
+    s, near, far = back * D, NEAR * back * D, ahead * back * D
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
         carry, zeros = row(carries, r, W, d0, d1), row(work, 3 * r, W, d0, d1)
@@ -195,12 +184,10 @@ def backward_real(  # type: ignore[no-untyped-def]
             a_t = row(a, b * a_rows[0] + t * a_rows[1], D, d0, d1)
             dh_t, dx_t = row(dh, b * T + t, D, d0, d1), row(dx, b * T + t, D, d0, d1)
             if constant:
-                _retreat_adding((carry, total), (dx_t,), (dh_t, a_t, before), (s, s, s_a, s), n, past_cache)
+                _retreat_adding((carry, total), (dx_t,), (dh_t, before, a_t), (s, s, s, 0), (far, near), n, past_cache)
             else:
-                da_t = row(da, b * T + t, D, d0, d1)
-                _retreat((carry,), (dx_t, da_t), (dh_t, a_t, before), (s, s, s, s_a, s), n, past_cache)
-            if ahead > 0:
-                fetch_steps(dh, a, a_rows, b, T, t + ahead * back, back, n, D)
+                da_t, given = row(da, b * T + t, D, d0, d1), (dh_t, before, a_t)
+                _retreat((carry,), (dx_t, da_t), given, (s, s, s, s, s), (far, near, far), n, past_cache)
             k -= n
             if constant and (k % PARTIAL == PARTIAL - 1 or k < first):
                 move(total, row(sums, r, D, d0, d1))
@@ -262,7 +249,7 @@ def backward_complex(  # type: ignore[no-untyped-def]
     T, length, pieces, ahead, W, D = sizes
     constant = sums.size > 0
     past_cache, back, most = streams(dx, D, d0, d1, 2), 1 if reverse else -1, tile(D)
-    s, s_a = 2 * back * D, 2 * back * a_rows[1] * D
+    s, near, far = 2 * back * D, 2 * NEAR * back * D, 2 * ahead * back * D
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
         re, im = row(carries, 2 * r, W, d0, d1), row(carries, 2 * r + 1, W, d0, d1)
@@ -287,15 +274,15 @@ def backward_complex(  # type: ignore[no-untyped-def]
             a_re, a_im = row(a, i, D, d0, d1), row(a, i + 1, D, d0, d1)
             dh_re, dh_im = row(dh, j, D, d0, d1), row(dh, j + 1, D, d0, d1)
             dx_re, dx_im = row(dx, j, D, d0, d1), row(dx, j + 1, D, d0, d1)
-            given, strides = (dh_re, dh_im, a_re, a_im, h_re, h_im), (s, s, s, s, s_a, s_a, s, s)
+            given = (dh_re, dh_im, h_re, h_im, a_re, a_im)
             if constant:
                 sums_too = (re, im, total_re, total_im)
-                _retreat_adding_complex(sums_too, (dx_re, dx_im), given, strides, n, past_cache)
+                strides, fetched = (s, s, s, s, s, s, 0, 0), (far, far, near, near)
+                _retreat_adding_complex(sums_too, (dx_re, dx_im), given, strides, fetched, n, past_cache)
             else:
                 da_re, da_im = row(da, j, D, d0, d1), row(da, j + 1, D, d0, d1)
-                _retreat_complex((re, im), (dx_re, dx_im, da_re, da_im), given, (s, s, *strides), n, past_cache)
-            if ahead > 0:
-                fetch_steps(dh, a, a_rows, b, T, t + ahead * back, back, n, 2 * D)
+                strides, fetched = (s, s, s, s, s, s, s, s, s, s), (far, far, near, near, far, far)
+                _retreat_complex((re, im), (dx_re, dx_im, da_re, da_im), given, strides, fetched, n, past_cache)
             k -= n
             if constant and (k % PARTIAL == PARTIAL - 1 or k < first):
                 move(total_re, row(sums, 2 * r, D, d0, d1))

@@ -15,7 +15,7 @@ def row(array, index, D, d0, d1):  # type: ignore[no-untyped-def]
 
 
 # How many steps are taken at once where rows are narrow, and by a summary of any row.
-TILE, _SUMMED = 64, 16
+TILE, _SUMMED = 64, 32
 
 # Rows of so many channels are narrow: what a step costs, beside its arithmetic, would be most of it.
 _NARROW = 16
@@ -210,7 +210,7 @@ def _reach_real(a, a_rows, along, b, t, count, D, w):  # type: ignore[no-untyped
     w[:] = 1
     for j in range(0, count // _WORTH - _LOOK + 1, _LOOK):
         a_t = row(a, b * a_rows[0] + (t - j * along) * a_rows[1], D, 0, D)
-        _gain((w,), (), (a_t,), (-along * a_rows[1] * D,), _LOOK, False)
+        _gain((w,), (), (a_t,), (-along * a_rows[1] * D,), (), _LOOK, False)
         if _vanished(w):
             return j + _LOOK
     return count
@@ -223,7 +223,9 @@ def _reach_complex(a, a_rows, along, b, t, count, D, w_re, w_im):  # type: ignor
     for j in range(0, count // _WORTH - _LOOK + 1, _LOOK):
         i = 2 * (b * a_rows[0] + (t - j * along) * a_rows[1])
         stride = -2 * along * a_rows[1] * D
-        _gain_complex((w_re, w_im), (), (row(a, i, D, 0, D), row(a, i + 1, D, 0, D)), (stride, stride), _LOOK, False)
+        _gain_complex(
+            (w_re, w_im), (), (row(a, i, D, 0, D), row(a, i + 1, D, 0, D)), (stride, stride), (), _LOOK, False
+        )
         if _vanished(w_re) and _vanished(w_im):
             return j + _LOOK
     return count
@@ -234,14 +236,17 @@ def summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last,
     """Steps first..last of row b as the map state -> w * state + e; `backward`, of the gradient from behind.
 
     It leaves out what has faded away at its end, and walks as the scan does: towards it, the processor fetches badly,
-    and that took four times as long. Where a is constant, w and `reach` are known beforehand. Whether anything passes:
-    where a link is cut no state does, an infinite one neither.
+    and that took four times as long. `reach` is how many steps a state lives; where a varies, by a sample, and pieces
+    that may be longer are looked through. Where a is constant, w is known beforehand. Whether anything passes: where a
+    link is cut no state does, an infinite one neither.
     """
     count, along = last - first + 1, -1 if backward != reverse else 1
     end = first if backward else last  # where the walk ends
     t = T - 1 - end if reverse else end
     varies = a_rows[1] > 0
-    steps = _reach_real(a, a_rows, along, b, t, count, D, w) if varies else min(reach, count)
+    steps = min(reach, count)
+    if varies and steps < count:
+        steps = _reach_real(a, a_rows, along, b, t, count, D, w)
     multiply = varies and steps == count
     passes = uncut(cut, b * T + t, -along, count) == count
     e[:] = 0
@@ -253,26 +258,25 @@ def summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last,
         is_cut = n == 0
         n = max(n, 1)
         a_t, x_t = row(a, b * a_rows[0] + t * a_rows[1], D, 0, D), row(x, b * T + t, D, 0, D)
-        strides = (along * a_rows[1] * D, along * D)
+        s, s_a = along * D, along * a_rows[1] * D
         if is_cut and not backward:
             e[:] = 0
         if multiply and backward:
-            _follow_back_gain((e, w), (), (a_t, x_t), strides, n, False)
+            _follow_back_gain((e, w), (), (a_t, x_t), (s, s), (), n, False)
         elif multiply:
-            _follow_gain((e, w), (), (a_t, x_t), strides, n, False)
+            _follow_gain((e, w), (), (a_t, x_t), (s, s), (), n, False)
         elif n >= 4 and not varies:
             n = n // 4 * 4
             x_1, x_2 = row(x, b * T + t + along, D, 0, D), row(x, b * T + t + 2 * along, D, 0, D)
             given = (a_t, x_t, x_1, x_2, row(x, b * T + t + 3 * along, D, 0, D))
-            s = 4 * along * D
             if backward:
-                _follow_back_four((e,), (), given, (0, s, s, s, s), n // 4, False)
+                _follow_back_four((e,), (), given, (0, 4 * s, 4 * s, 4 * s, 4 * s), (), n // 4, False)
             else:
-                _follow_four((e,), (), given, (0, s, s, s, s), n // 4, False)
+                _follow_four((e,), (), given, (0, 4 * s, 4 * s, 4 * s, 4 * s), (), n // 4, False)
         elif backward:
-            _follow_back((e,), (), (a_t, x_t), strides, n, False)
+            _follow_back((e,), (), (a_t, x_t), (s_a, s), (), n, False)
         else:
-            _follow((e,), (), (a_t, x_t), strides, n, False)
+            _follow((e,), (), (a_t, x_t), (s_a, s), (), n, False)
         if is_cut and backward:
             e[:] = 0
         t += n * along
@@ -287,7 +291,9 @@ def summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, la
     end = first if backward else last
     t = T - 1 - end if reverse else end
     varies = a_rows[1] > 0
-    steps = _reach_complex(a, a_rows, along, b, t, count, D, w_re, w_im) if varies else min(reach, count)
+    steps = min(reach, count)
+    if varies and steps < count:
+        steps = _reach_complex(a, a_rows, along, b, t, count, D, w_re, w_im)
     multiply = varies and steps == count
     passes = uncut(cut, b * T + t, -along, count) == count
     e_re[:] = 0
@@ -308,10 +314,10 @@ def summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, la
             e_im[:] = 0
         if multiply and backward:
             _follow_back_gain_complex(
-                (e_re, e_im, w_re, w_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), n, False
+                (e_re, e_im, w_re, w_im), (), (a_re, a_im, x_re, x_im), (s, s, s, s), (), n, False
             )
         elif multiply:
-            _follow_gain_complex((e_re, e_im, w_re, w_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), n, False)
+            _follow_gain_complex((e_re, e_im, w_re, w_im), (), (a_re, a_im, x_re, x_im), (s, s, s, s), (), n, False)
         elif n >= 4 and not varies:
             n = n // 4 * 4
             j_1, j_2, j_3 = j + 2 * along, j + 4 * along, j + 6 * along
@@ -320,13 +326,13 @@ def summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, la
             given = (a_re, a_im, x_re, x_im, *x_1, *x_2, row(x, j_3, D, 0, D), row(x, j_3 + 1, D, 0, D))
             strides = (0, 0, 4 * s, 4 * s, 4 * s, 4 * s, 4 * s, 4 * s, 4 * s, 4 * s)
             if backward:
-                _follow_back_four_complex((e_re, e_im), (), given, strides, n // 4, False)
+                _follow_back_four_complex((e_re, e_im), (), given, strides, (), n // 4, False)
             else:
-                _follow_four_complex((e_re, e_im), (), given, strides, n // 4, False)
+                _follow_four_complex((e_re, e_im), (), given, strides, (), n // 4, False)
         elif backward:
-            _follow_back_complex((e_re, e_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), n, False)
+            _follow_back_complex((e_re, e_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), (), n, False)
         else:
-            _follow_complex((e_re, e_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), n, False)
+            _follow_complex((e_re, e_im), (), (a_re, a_im, x_re, x_im), (s_a, s_a, s, s), (), n, False)
         if is_cut and backward:
             e_re[:] = 0
             e_im[:] = 0
