@@ -70,8 +70,8 @@ def stepwise(*, streamed: int = 0) -> Callable[[Callable[..., tuple[Channels, ..
 
     Makes f(carried, outputs, inputs, strides, ahead, steps, past_cache): outputs and inputs are the rows of the first
     step, and strides tell for each of them how many numbers lie between two steps, backwards if below 0; of a single
-    step the direction is all that counts, and one stride will do. `ahead` tells for the first of the inputs, or none, how
-    many numbers further on the core's second cache asks for what will be read there. The body is given what is carried and
+    step the direction is all that counts, and one stride will do. `ahead` tells for the first of the inputs, or none,
+    how many numbers further on lies what the core's second cache is to ask for. The body is given what is carried and
     the inputs, and returns what is carried on and the outputs.
     """
 

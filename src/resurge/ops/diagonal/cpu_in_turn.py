@@ -33,8 +33,7 @@ def faded_after(a, rows, steps, parts):  # type: ignore[no-untyped-def]
                 square = np.float64(a_t[d]) ** 2
                 if parts == 2:
                     square += np.float64(a_t[D + d]) ** 2
-                square = square if square < _MOST else _MOST  # NaN too
-                product[d] *= square if square > _TINY else _TINY
+                product[d] *= _TINY if square < _TINY else square if square < _MOST else _MOST  # NaN too
             if i % _PRODUCTS == _PRODUCTS - 1 or i == count - 1:
                 for d in range(D):
                     rate[d] += np.log(product[d])

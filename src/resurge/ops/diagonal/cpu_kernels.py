@@ -281,8 +281,8 @@ def backward_complex(  # type: ignore[no-untyped-def]
                 _retreat_adding_complex(sums_too, (dx_re, dx_im), given, strides, fetched, n, past_cache)
             else:
                 da_re, da_im = row(da, j, D, d0, d1), row(da, j + 1, D, d0, d1)
-                strides, fetched = (s, s, s, s, s, s, s, s, s, s), (far, far, near, near, far, far)
-                _retreat_complex((re, im), (dx_re, dx_im, da_re, da_im), given, strides, fetched, n, past_cache)
+                varying, fetching = (s, s, s, s, s, s, s, s, s, s), (far, far, near, near, far, far)
+                _retreat_complex((re, im), (dx_re, dx_im, da_re, da_im), given, varying, fetching, n, past_cache)
             k -= n
             if constant and (k % PARTIAL == PARTIAL - 1 or k < first):
                 move(total_re, row(sums, 2 * r, D, d0, d1))
