@@ -65,7 +65,7 @@ def _cuts(a: Tensor, B: int, T: int, D: int, form: int) -> _Cuts:
     reach = in_turn.faded_after(flat(a), *a.shape[:2], parts)
     large = max(T // (4 * threads), _LEAST)
     if reach <= large // _FADES:
-        return _Cuts(large, -(-T // large), kernels.NEAR, reach)
+        return _Cuts(large, -(-T // large), reach=reach)
     read = parts * D * (2 if a.shape[1] > 1 else 1)  # numbers a step of a summary
     small = max(min(_SMALL // read, large), _LEAST)
     return _Cuts(small, -(-T // small), threads * small, reach)

@@ -162,6 +162,7 @@ def backward_real(  # type: ignore[no-untyped-def]
     T, length, pieces, ahead, W, D = sizes
     constant = sums.size > 0
     past_cache, back, most = streams(dx, D, d0, d1, 1), 1 if reverse else -1, tile(D)
+    # The summaries of the pieces to come read dh and a, but not h.
     s, near, far = back * D, NEAR * back * D, ahead * back * D
     for r in range(r0, r1):
         b, first = r // pieces, (r % pieces) * length
@@ -277,12 +278,12 @@ def backward_complex(  # type: ignore[no-untyped-def]
             given = (dh_re, dh_im, h_re, h_im, a_re, a_im)
             if constant:
                 sums_too = (re, im, total_re, total_im)
-                strides, fetched = (s, s, s, s, s, s, 0, 0), (far, far, near, near)
+                strides, fetched = (s, s, s, s, s, s, 0, 0), (far, far, near, near)  # a is read once
                 _retreat_adding_complex(sums_too, (dx_re, dx_im), given, strides, fetched, n, past_cache)
             else:
                 da_re, da_im = row(da, j, D, d0, d1), row(da, j + 1, D, d0, d1)
-                varying, fetching = (s, s, s, s, s, s, s, s, s, s), (far, far, near, near, far, far)
-                _retreat_complex((re, im), (dx_re, dx_im, da_re, da_im), given, varying, fetching, n, past_cache)
+                gradients, all_fetched = (dx_re, dx_im, da_re, da_im), (far, far, near, near, far, far)
+                _retreat_complex((re, im), gradients, given, (s, s, s, s, s, s, s, s, s, s), all_fetched, n, past_cache)
             k -= n
             if constant and (k % PARTIAL == PARTIAL - 1 or k < first):
                 move(total_re, row(sums, 2 * r, D, d0, d1))
