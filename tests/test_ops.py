@@ -553,6 +553,24 @@ def test_pieces_of_any_size_taken_in_turn_give_the_whole(data: st.DataObject) ->
         assert_close(actual, expected, torch.float64, name)
 
 
+@given(T=st.integers(1, 300), length=st.integers(1, 40), count=st.integers(1, 5), D=st.integers(1, 3))
+def test_pieces_hold_each_step_once(T: int, length: int, count: int, D: int) -> None:
+    from resurge.ops.diagonal import cpu
+    from resurge.ops.diagonal.cpu_pieces import leads, span
+
+    a = torch.ones(1, 1, D)  # nothing fades
+    with pytest.MonkeyPatch.context() as patch, threads(count):
+        patch.setattr(cpu, "_SHORTEST", 1)
+        patch.setattr(cpu, "_LEAST", length)
+        plan = cpu._plan(a, 1, T, D, cpu.PLAIN)
+    spans = [span.py_func(plan, plan.pieces + r) for r in range(plan.pieces)]  # of the second row
+    assert {b for b, *_ in spans} == {1}
+    assert [t for _, first, stop, _ in spans for t in range(first, stop)] == list(range(T))
+    assert all(first < stop for _, first, stop, _ in spans)
+    if count > 1:
+        assert [leads.py_func(plan, r) for r in range(plan.pieces)] == [r % count == 0 for r in range(plan.pieces)]
+
+
 def test_one_thread_is_enough_to_take_all_turns() -> None:
     from resurge.ops.diagonal import cpu
 

@@ -12,33 +12,30 @@ from resurge.jit import lean
 from resurge.ops.diagonal import cpu as one_way
 from resurge.ops.diagonal.cpu import in_pieces, steps_between
 from resurge.ops.diagonal.cpu_kernels import (
-    NEAR,
     PARTIAL,
     forward_complex,
     forward_real,
     move,
     step_back,
 )
-from resurge.ops.diagonal.cpu_pieces import apart, row
+from resurge.ops.diagonal.cpu_pieces import apart, row, whole
 from resurge.ops.diagonal.form import PLAIN
 from resurge.ops.rows import stepwise
 from resurge.ops.threads import flat, flushing, run
 
 
 @lean
-def _both_real(a, a_rows, x, carry, carry_back, cut, cut_back, T, W, D, ahead, back, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
-    sizes = (T, T, 1, NEAR, W, D)
+def _both_real(a, a_rows, x, carry, carry_back, cut, cut_back, plan, ahead, back, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
     for b in range(b0, b1):
-        forward_real(a, a_rows, x, carry, cut, False, PLAIN, sizes, x, ahead, b, b + 1, d0, d1)
-        forward_real(a, a_rows, x, carry_back, cut_back, True, PLAIN, sizes, x, back, b, b + 1, d0, d1)
+        forward_real(a, a_rows, x, carry, cut, False, PLAIN, plan, x, ahead, b, b + 1, d0, d1)
+        forward_real(a, a_rows, x, carry_back, cut_back, True, PLAIN, plan, x, back, b, b + 1, d0, d1)
 
 
 @lean
-def _both_complex(a, a_rows, x, carry, carry_back, cut, cut_back, T, W, D, ahead, back, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
-    sizes = (T, T, 1, NEAR, W, D)
+def _both_complex(a, a_rows, x, carry, carry_back, cut, cut_back, plan, ahead, back, b0, b1, d0, d1):  # type: ignore[no-untyped-def]
     for b in range(b0, b1):
-        forward_complex(a, a_rows, x, carry, cut, False, PLAIN, sizes, x, ahead, b, b + 1, d0, d1)
-        forward_complex(a, a_rows, x, carry_back, cut_back, True, PLAIN, sizes, x, back, b, b + 1, d0, d1)
+        forward_complex(a, a_rows, x, carry, cut, False, PLAIN, plan, x, ahead, b, b + 1, d0, d1)
+        forward_complex(a, a_rows, x, carry_back, cut_back, True, PLAIN, plan, x, back, b, b + 1, d0, d1)
 
 
 @stepwise()
@@ -160,7 +157,7 @@ def forward(a: Tensor, x: Tensor, cut: Tensor | None, cut_back: Tensor | None) -
     W = apart(D, B)
     carries = (flat(x.new_zeros(*start.shape[:-1], W)) for _ in range(2))
     inputs = (flat(a), steps_between(a), flat(x), *carries, flat(cut), flat(cut_back))
-    arguments = (*inputs, T, W, D, flat(ahead), flat(back))
+    arguments = (*inputs, whole(T, D, W), flat(ahead), flat(back))
     run(flushing(kernel), arguments, B, D, 2 * x.numel())
     return ahead, back
 

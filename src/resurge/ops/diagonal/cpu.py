@@ -6,13 +6,12 @@ instructions; from pairs side by side, or with offsets in the index, they came o
 (docs/LOG.md). Coefficients are (1 or B, 1 or T, ...), stepped through by 0 or 1 rows.
 
 Steps are counted along the scan: step k is at t = k, or at T - 1 - k in reverse. Where the batch is too small to keep
-the threads busy, each row of it is cut into pieces of `length` steps, and the threads take them in turn: a summary
-gives the piece's affine map of the state, which carries the state across to the next piece, and only then the piece is
+the threads busy, each row of it is cut into pieces of some steps, and the threads take them in turn: a summary gives
+the piece's affine map of the state, which carries the state across to the next piece, and only then the piece is
 scanned. The summary reads what has not faded at the end of a piece; where that is all of it, the piece is small, and in
-the cache from then on. So most numbers cross the memory bus once, as they would in one thread.
+the cache from then on, and one thread needs no summaries: it leads, and what its piece leaves the next one starts from.
+So most numbers cross the memory bus once, as they would in one thread.
 """
-
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from resurge.ops.diagonal import cpu_in_turn as in_turn
 from resurge.ops.diagonal import cpu_kernels as kernels
-from resurge.ops.diagonal.cpu_pieces import apart
+from resurge.ops.diagonal.cpu_pieces import Plan, apart, whole
 from resurge.ops.diagonal.form import PLAIN
 from resurge.ops.threads import flat, flushing, run
 
@@ -30,7 +29,7 @@ _SHORTEST = 4096
 # Where states fade away within a piece, no summary of most of it is needed: the larger, the better. Where they do not,
 # the summary is cheap if its numbers are in the core's own cache, into which they are fetched during the scan before:
 # at most so many numbers, and so many steps at least.
-_SMALL = 1 << 16
+_SMALL = 1 << 17
 _LEAST = 64
 
 # States fade within a piece if nothing is left after this share of it.
@@ -48,27 +47,22 @@ def in_pieces(B: int, T: int, form: int) -> bool:
     return form == PLAIN and B % threads != 0 and 4 * threads > B and _SHORTEST <= T
 
 
-class _Cuts(NamedTuple):
-    """How each row is cut in pieces, which the threads take in turn."""
-
-    length: int  # steps a piece
-    pieces: int  # a row
-    ahead: int = kernels.NEAR  # how many steps before they are read, for the first time, numbers are asked for
-    reach: int = 0  # after how many steps a state has faded, or does as far as is known
-
-
-def _cuts(a: Tensor, B: int, T: int, D: int, form: int) -> _Cuts:
-    """The cuts for B rows of T steps of D numbers; a as for `forward`."""
+def _plan(a: Tensor, B: int, T: int, D: int, form: int) -> Plan:
+    """How B rows of T steps of D numbers are cut; a as for `forward`."""
     if not in_pieces(B, T, form):
-        return _Cuts(T, 1)
+        return whole(T, D, apart(D, B))
     threads, parts = torch.get_num_threads(), a.dim() - 2
     reach = in_turn.faded_after(flat(a), *a.shape[:2], parts)
     large = max(T // (4 * threads), _LEAST)
     if reach <= large // _FADES:
-        return _Cuts(large, -(-T // large), reach=reach)
+        pieces = -(-T // large)
+        return Plan(T, D, apart(D, B * pieces), pieces, large, large, 1, reach)
     read = parts * D * (2 if a.shape[1] > 1 else 1)  # numbers a step of a summary
-    small = max(min(_SMALL // read, large), _LEAST)
-    return _Cuts(small, -(-T // small), threads * small, reach)
+    length = max(min(_SMALL // read, large), _LEAST)
+    lead = length + -(-length // 2)  # as long as the summary and the scan of another take
+    rounds, left = divmod(T, lead + (threads - 1) * length)
+    pieces = rounds * threads + (left > 0) + max(-(-(left - lead) // length), 0)
+    return Plan(T, D, apart(D, B * pieces), pieces, lead, length, threads, reach)
 
 
 def _numbers(x: Tensor, form: int) -> str:
@@ -76,13 +70,10 @@ def _numbers(x: Tensor, form: int) -> str:
     return "complex" if x.dim() == 4 else "real" if form == PLAIN else "log"
 
 
-def _starts(
-    a: Tensor, T: int, carry: Tensor, cuts: _Cuts, W: int, *, backward: bool
-) -> tuple[np.ndarray, tuple[Any, ...]]:
+def _starts(a: Tensor, carry: Tensor, plan: Plan, *, backward: bool) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """What each piece starts from, in rows W apart, the first of each row of the batch from `carry`; and what threads
     need that take turns."""
-    length, pieces, _, reach = cuts
-    B, D = carry.shape[0], carry.shape[-1]
+    B, D, W, pieces = carry.shape[0], plan.D, plan.W, plan.pieces
     start = flat(carry)
     carries = flat(carry.new_empty(start.size // D * pieces * W))  # numpy's would not begin with a cache line
     if pieces == 1:
@@ -90,9 +81,9 @@ def _starts(
         return carries, ()
     parts, varies = a.dim() - 2, a.shape[1] > 1
     gains = flat(carry.new_empty(B * (pieces if varies else 2) * parts * W))
-    turns, sizes = np.zeros(B * pieces + 1, np.int64), (B, T, length, pieces, parts, W, D)
-    in_turn.begin(flat(a), steps_between(a), start, sizes, backward, carries, gains, turns)
-    return carries, (turns, gains, reach)
+    turns = np.zeros(B * pieces + 1, np.int64)
+    in_turn.begin(flat(a), steps_between(a), start, plan, backward, carries, gains, turns)
+    return carries, (turns, gains)
 
 
 def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool, form: int) -> tuple[Tensor, Tensor]:
@@ -100,14 +91,12 @@ def forward(a: Tensor, x: Tensor, h0: Tensor, cut: Tensor | None, reverse: bool,
     a, x = a.contiguous(), x.contiguous()
     h = torch.empty_like(x)
     B, T, D = x.shape[0], x.shape[1], x.shape[-1]
-    cuts = _cuts(a, B, T, D, form)
-    W = apart(D, B * cuts.pieces)
-    carries, turns = _starts(a, T, h0, cuts, W, backward=False)
-    work = x.new_empty(B, 0 if form == PLAIN else 2, W)
-    sizes = (T, cuts.length, cuts.pieces, cuts.ahead, W, D)
-    arguments = (flat(a), steps_between(a), flat(x), carries, flat(cut), reverse, form, sizes)
+    plan = _plan(a, B, T, D, form)
+    carries, turns = _starts(a, h0, plan, backward=False)
+    work = x.new_empty(B, 0 if form == PLAIN else 2, plan.W)
+    arguments = (flat(a), steps_between(a), flat(x), carries, flat(cut), reverse, form, plan)
     kernel = getattr(in_turn if turns else kernels, f"forward_{_numbers(x, form)}")
-    run(flushing(kernel), (*arguments, flat(work), flat(h), *turns), B * cuts.pieces, 1 if turns else D, x.numel())
+    run(flushing(kernel), (*arguments, flat(work), flat(h), *turns), B * plan.pieces, 1 if turns else D, x.numel())
     return h, h[:, 0 if reverse else -1].clone()
 
 
@@ -129,19 +118,17 @@ def backward(
     B, T, D = h.shape[0], h.shape[1], h.shape[-1]
     constant = a.shape[1] == 1
     a, dh = a.contiguous(), dh.contiguous()
-    cuts = _cuts(a, B, T, D, form)
-    W = apart(D, B * cuts.pieces)
-    carries, turns = _starts(a, T, dh_last, cuts, W, backward=True)
+    plan = _plan(a, B, T, D, form)
+    carries, turns = _starts(a, dh_last, plan, backward=True)
     dx = torch.empty_like(h, memory_format=torch.contiguous_format)
     dh0 = torch.empty_like(h0, memory_format=torch.contiguous_format)
     da = h.new_empty(0 if constant else h.shape)
-    sums = torch.zeros((B, cuts.pieces, *h0.shape[1:]) if constant else (0,), dtype=torch.float64)
+    sums = torch.zeros((B, plan.pieces, *h0.shape[1:]) if constant else (0,), dtype=torch.float64)
     kernel = getattr(in_turn if turns else kernels, f"backward_{_numbers(h, form)}")
-    work = h.new_empty(B, cuts.pieces, 3, W)
-    sizes = (T, cuts.length, cuts.pieces, cuts.ahead, W, D)
-    arguments = (flat(a), steps_between(a), flat(x), flat(h), flat(h0), flat(cut), reverse, form, sizes)
+    work = h.new_empty(B, plan.pieces, 3, plan.W)
+    arguments = (flat(a), steps_between(a), flat(x), flat(h), flat(h0), flat(cut), reverse, form, plan)
     gradients = (flat(work), flat(dh), carries, flat(da), flat(sums), flat(dx), flat(dh0))
-    run(flushing(kernel), (*arguments, *gradients, *turns), B * cuts.pieces, 1 if turns else D, h.numel())
+    run(flushing(kernel), (*arguments, *gradients, *turns), B * plan.pieces, 1 if turns else D, h.numel())
     if constant:
         da = sums.sum(1, keepdim=True)
     if a.shape[0] == 1 and B > 1:

@@ -4,7 +4,7 @@ import numpy as np
 
 from resurge.jit import jit, lean
 from resurge.ops.diagonal import cpu_kernels as kernels
-from resurge.ops.diagonal.cpu_pieces import row, summary_complex, summary_real
+from resurge.ops.diagonal.cpu_pieces import leads, row, span, summary_complex, summary_real
 from resurge.ops.rows import rowwise
 from resurge.ops.turns import add_one, announce, wait
 
@@ -13,7 +13,7 @@ _backward_real, _backward_complex = kernels.backward_real, kernels.backward_comp
 
 # States are judged by so many steps where coefficients vary, with a logarithm of the product of so many squares: one of
 # numbers not below _TINY is not 0 in float64. None is above _MOST, for the states that never fade.
-_SAMPLE, _PRODUCTS, _TINY, _MOST = 256, 8, 1e-38, (1 - 1e-12) ** 2
+_SAMPLE, _PRODUCTS, _TINY, _MOST = 64, 8, 1e-38, (1 - 1e-12) ** 2
 
 
 @jit
@@ -62,10 +62,12 @@ def _gain_of(a_rows, pieces, r):  # type: ignore[no-untyped-def]
 
 
 @jit
-def begin(a, a_rows, carry, sizes, backward, carries, gains, turns):  # type: ignore[no-untyped-def]
+def begin(a, a_rows, carry, plan, backward, carries, gains, turns):  # type: ignore[no-untyped-def]
     """Let the first piece of each row start from `carry`; and where a is constant in time, tell what each piece
     multiplies the state by."""
-    B, T, length, pieces, parts, W, D = sizes
+    pieces, D, W = plan.pieces, plan.D, plan.W
+    B = (turns.size - 1) // pieces
+    parts = carry.size // (B * D)
     first = pieces - 1 if backward else 0
     for b in range(B):
         turns[b * pieces + first] = 1
@@ -74,7 +76,7 @@ def begin(a, a_rows, carry, sizes, backward, carries, gains, turns):  # type: ig
         if a_rows[1] > 0:
             continue
         a_b = row(a, b * a_rows[0], parts * D, 0, parts * D)
-        for end, n in ((0, length), (1, T - (pieces - 1) * length)):
+        for end, n in ((0, plan.length), (1, plan.T - span(plan, pieces - 1)[1])):
             gain = row(gains, 2 * b + end, parts * W, 0, parts * W)
             for d in range(D):
                 if parts == 1:
@@ -108,27 +110,25 @@ def _take_turn(turns, backward):  # type: ignore[no-untyped-def]
 
 
 @lean
-def _piece(sizes, r, backward):  # type: ignore[no-untyped-def]
-    """Of piece r: its row of the batch, its first and its last step, and the piece to be scanned after it, or -1."""
-    T, length, pieces, _, _, _ = sizes
-    b, piece = r // pieces, r % pieces
-    last = min((piece + 1) * length, T) - 1
-    if (piece == 0) if backward else (piece == pieces - 1):
-        return b, piece * length, last, -1
-    return b, piece * length, last, r - 1 if backward else r + 1
+def _after(plan, r, backward):  # type: ignore[no-untyped-def]
+    """The piece of the same row to be scanned after piece r, or -1."""
+    if r % plan.pieces == (0 if backward else plan.pieces - 1):
+        return -1
+    return r - 1 if backward else r + 1
 
 
 @lean
-def _carry_real(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, sizes, r):  # type: ignore[no-untyped-def]
+def _carry_real(turns, a, a_rows, x, carries, gains, cut, backward, reverse, plan, r):  # type: ignore[no-untyped-def]
     """Wait for what piece r starts from, which is row r of `carries`, and give the next one what that starts from."""
-    T, _, pieces, _, W, D = sizes
-    b, first, last, after = _piece(sizes, r, backward)
-    if after < 0:
+    T, D, W = plan.T, plan.D, plan.W
+    b, first, stop, _ = span(plan, r)
+    after = _after(plan, r, backward)
+    if leads(plan, r) or after < 0:
         wait(turns, r)
         return
-    gain = row(gains, _gain_of(a_rows, pieces, r), W, 0, D)
+    gain = row(gains, _gain_of(a_rows, plan.pieces, r), W, 0, D)
     start, end = row(carries, r, W, 0, D), row(carries, after, W, 0, D)
-    passes = summary_real(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, gain, end)
+    passes = summary_real(a, a_rows, plan.reach, x, cut, backward, reverse, b, T, first, stop - 1, D, gain, end)
     wait(turns, r)
     if passes:
         _add_product((end,), (end, gain, start), False)
@@ -136,18 +136,20 @@ def _carry_real(turns, a, a_rows, reach, x, carries, gains, cut, backward, rever
 
 
 @lean
-def _carry_complex(turns, a, a_rows, reach, x, carries, gains, cut, backward, reverse, sizes, r):  # type: ignore[no-untyped-def]
+def _carry_complex(turns, a, a_rows, x, carries, gains, cut, backward, reverse, plan, r):  # type: ignore[no-untyped-def]
     """As `_carry_real`."""
-    T, _, pieces, _, W, D = sizes
-    b, first, last, after = _piece(sizes, r, backward)
-    if after < 0:
+    T, D, W = plan.T, plan.D, plan.W
+    b, first, stop, _ = span(plan, r)
+    after = _after(plan, r, backward)
+    if leads(plan, r) or after < 0:
         wait(turns, r)
         return
-    place = 2 * _gain_of(a_rows, pieces, r)
+    place = 2 * _gain_of(a_rows, plan.pieces, r)
     w_re, w_im = row(gains, place, W, 0, D), row(gains, place + 1, W, 0, D)
     re, im = row(carries, 2 * r, W, 0, D), row(carries, 2 * r + 1, W, 0, D)
     e_re, e_im = row(carries, 2 * after, W, 0, D), row(carries, 2 * after + 1, W, 0, D)
-    passes = summary_complex(a, a_rows, reach, x, cut, backward, reverse, b, T, first, last, D, w_re, w_im, e_re, e_im)
+    w, e = (w_re, w_im), (e_re, e_im)
+    passes = summary_complex(a, a_rows, plan.reach, x, cut, backward, reverse, b, T, first, stop - 1, D, *w, *e)
     wait(turns, r)
     if passes and backward:
         _add_product_conjugate((e_re, e_im), (e_re, e_im, w_re, w_im, re, im), False)
@@ -157,52 +159,67 @@ def _carry_complex(turns, a, a_rows, reach, x, carries, gains, cut, backward, re
 
 
 @lean
+def _hand_on(turns, carries, parts, backward, plan, r):  # type: ignore[no-untyped-def]
+    """If piece r leads, give the next one what that starts from: where the scan has ended."""
+    after = _after(plan, r, backward)
+    if after < 0 or not leads(plan, r):
+        return
+    width = parts * plan.W
+    end, start = row(carries, r, width, 0, width), row(carries, after, width, 0, width)
+    for d in range(width):
+        start[d] = end[d]
+    announce(turns, after)
+
+
+@lean
 def forward_real(  # type: ignore[no-untyped-def]
-    a, a_rows, x, carries, cut, reverse, form, sizes, work, h, turns, gains, reach, _0, _1, _2, _3
+    a, a_rows, x, carries, cut, reverse, form, plan, work, h, turns, gains, _0, _1, _2, _3
 ):
     r = _take_turn(turns, False)
     while r >= 0:
-        _carry_real(turns, a, a_rows, reach, x, carries, gains, cut, False, reverse, sizes, r)
-        _forward_real(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r, r + 1, 0, sizes[-1])
+        _carry_real(turns, a, a_rows, x, carries, gains, cut, False, reverse, plan, r)
+        _forward_real(a, a_rows, x, carries, cut, reverse, form, plan, work, h, r, r + 1, 0, plan.D)
+        _hand_on(turns, carries, 1, False, plan, r)
         r = _take_turn(turns, False)
 
 
 @lean
 def forward_complex(  # type: ignore[no-untyped-def]
-    a, a_rows, x, carries, cut, reverse, form, sizes, work, h, turns, gains, reach, _0, _1, _2, _3
+    a, a_rows, x, carries, cut, reverse, form, plan, work, h, turns, gains, _0, _1, _2, _3
 ):
     r = _take_turn(turns, False)
     while r >= 0:
-        _carry_complex(turns, a, a_rows, reach, x, carries, gains, cut, False, reverse, sizes, r)
-        _forward_complex(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r, r + 1, 0, sizes[-1])
+        _carry_complex(turns, a, a_rows, x, carries, gains, cut, False, reverse, plan, r)
+        _forward_complex(a, a_rows, x, carries, cut, reverse, form, plan, work, h, r, r + 1, 0, plan.D)
+        _hand_on(turns, carries, 2, False, plan, r)
         r = _take_turn(turns, False)
 
 
 @lean
 def backward_real(  # type: ignore[no-untyped-def]
-    a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0, turns, gains,
-    reach, _0, _1, _2, _3,
+    a, a_rows, x, h, h0, cut, reverse, form, plan, work, dh, carries, da, sums, dx, dh0, turns, gains, _0, _1, _2, _3,
 ):  # fmt: skip
     r = _take_turn(turns, True)
     while r >= 0:
-        _carry_real(turns, a, a_rows, reach, dh, carries, gains, cut, True, reverse, sizes, r)
+        _carry_real(turns, a, a_rows, dh, carries, gains, cut, True, reverse, plan, r)
         _backward_real(
-            a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0,
-            r, r + 1, 0, sizes[-1],
+            a, a_rows, x, h, h0, cut, reverse, form, plan, work, dh, carries, da, sums, dx, dh0,
+            r, r + 1, 0, plan.D,
         )  # fmt: skip
+        _hand_on(turns, carries, 1, True, plan, r)
         r = _take_turn(turns, True)
 
 
 @lean
 def backward_complex(  # type: ignore[no-untyped-def]
-    a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0, turns, gains,
-    reach, _0, _1, _2, _3,
+    a, a_rows, x, h, h0, cut, reverse, form, plan, work, dh, carries, da, sums, dx, dh0, turns, gains, _0, _1, _2, _3,
 ):  # fmt: skip
     r = _take_turn(turns, True)
     while r >= 0:
-        _carry_complex(turns, a, a_rows, reach, dh, carries, gains, cut, True, reverse, sizes, r)
+        _carry_complex(turns, a, a_rows, dh, carries, gains, cut, True, reverse, plan, r)
         _backward_complex(
-            a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0,
-            r, r + 1, 0, sizes[-1],
+            a, a_rows, x, h, h0, cut, reverse, form, plan, work, dh, carries, da, sums, dx, dh0,
+            r, r + 1, 0, plan.D,
         )  # fmt: skip
+        _hand_on(turns, carries, 2, True, plan, r)
         r = _take_turn(turns, True)

@@ -7,7 +7,7 @@ They make no arrays: `carries` is theirs to change, and `work` holds the rows th
 import numpy as np
 
 from resurge.jit import lean
-from resurge.ops.diagonal.cpu_pieces import TILE, decays, plain, row, tile, uncut, variances
+from resurge.ops.diagonal.cpu_pieces import NEAR, TILE, decays, plain, row, span, tile, uncut, variances
 from resurge.ops.diagonal.form import NORMALIZED
 from resurge.ops.rows import rowwise, stepwise
 from resurge.ops.streaming import settle, streams
@@ -15,10 +15,6 @@ from resurge.ops.streaming import settle, streams
 # How many float32 products are summed before they go to the float64 sum of a coefficient's gradient: a plain
 # float32 sum over a million steps would lose half its digits.
 PARTIAL = TILE
-
-# Rows are asked for so many steps before they are read. Where a row is in two parts, or read by channels downwards,
-# not every processor fetches ahead by itself: on one of them, many complex rows took half as long again.
-NEAR = 8
 
 # The derivative of sqrt(v) is bounded by 1000, as in the published code of RG-LRU.
 _LEAST = 2.5e-7
@@ -88,13 +84,13 @@ def _retreat_adding_complex(re, im, total_re, total_im, dh_re, dh_im, h_re, h_im
 
 
 @lean
-def forward_real(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
-    T, length, pieces, ahead, W, D = sizes
+def forward_real(a, a_rows, x, carries, cut, reverse, form, plan, work, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
+    T, D, W = plan.T, plan.D, plan.W
     past_cache, along, most = streams(h, D, d0, d1, 1), -1 if reverse else 1, tile(D)
     s, s_a = along * D, along * a_rows[1] * D
     for r in range(r0, r1):
-        b, first = r // pieces, (r % pieces) * length
-        carry, left = row(carries, r, W, d0, d1), min(length, T - first)
+        b, first, stop, ahead = span(plan, r)
+        carry, left = row(carries, r, W, d0, d1), stop - first
         t = T - 1 - first if reverse else first
         while left > 0:
             n = uncut(cut, b * T + t, along, min(most, left))
@@ -110,15 +106,15 @@ def forward_real(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, 
 
 
 @lean
-def forward_log(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
+def forward_log(a, a_rows, x, carries, cut, reverse, form, plan, work, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
     """As `forward_real`, from log a. A kernel of its own: the plain one took four times as long on narrow rows."""
-    T, length, pieces, _, W, D = sizes
+    T, D, W = plan.T, plan.D, plan.W
     past_cache = streams(h, D, d0, d1, 1)
     for r in range(r0, r1):
-        b, first = r // pieces, (r % pieces) * length
+        b, first, stop, _ = span(plan, r)
         carry = row(carries, r, W, d0, d1)
         a_t, x_t = row(work, 2 * r, W, d0, d1), row(work, 2 * r + 1, W, d0, d1)
-        for k in range(first, min(first + length, T)):
+        for k in range(first, stop):
             t = T - 1 - k if reverse else k
             if cut.size > 0 and cut[b * T + t]:
                 carry[:] = 0
@@ -129,15 +125,16 @@ def forward_log(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, r
 
 
 @lean
-def forward_complex(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
-    T, length, pieces, ahead, W, D = sizes
+def forward_complex(a, a_rows, x, carries, cut, reverse, form, plan, work, h, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
+    T, D, W = plan.T, plan.D, plan.W
     past_cache, along, most = streams(h, D, d0, d1, 2), -1 if reverse else 1, tile(D)
     s, s_a = 2 * along * D, 2 * along * a_rows[1] * D
-    strides, far = (s, s, s, s, s_a, s_a), (ahead * s, ahead * s, ahead * s_a, ahead * s_a)
+    strides = (s, s, s, s, s_a, s_a)
     for r in range(r0, r1):
-        b, first = r // pieces, (r % pieces) * length
+        b, first, stop, ahead = span(plan, r)
+        far = (ahead * s, ahead * s, ahead * s_a, ahead * s_a)
         re, im = row(carries, 2 * r, W, d0, d1), row(carries, 2 * r + 1, W, d0, d1)
-        t, left = T - 1 - first if reverse else first, min(length, T - first)
+        t, left = T - 1 - first if reverse else first, stop - first
         while left > 0:
             n = uncut(cut, b * T + t, along, min(most, left))
             if n == 0:
@@ -156,21 +153,22 @@ def forward_complex(a, a_rows, x, carries, cut, reverse, form, sizes, work, h, r
 
 @lean
 def backward_real(  # type: ignore[no-untyped-def]
-    a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0, r0, r1, d0, d1
+    a, a_rows, x, h, h0, cut, reverse, form, plan, work, dh, carries, da, sums, dx, dh0, r0, r1, d0, d1
 ):
     """ĝ_t = dh_t + a_{t+1} ĝ_{t+1};  dx_t = ĝ_t;  da_t = ĝ_t h_{t-1};  dh0 = a_1 ĝ_1."""
-    T, length, pieces, ahead, W, D = sizes
+    T, D, W = plan.T, plan.D, plan.W
     constant = sums.size > 0
     past_cache, back, most = streams(dx, D, d0, d1, 1), 1 if reverse else -1, tile(D)
     # The summaries of the pieces to come read dh and a, but not h.
-    s, near, far = back * D, NEAR * back * D, ahead * back * D
+    s, near = back * D, NEAR * back * D
     for r in range(r0, r1):
-        b, first = r // pieces, (r % pieces) * length
+        b, first, stop, ahead = span(plan, r)
+        far = ahead * s
         carry, zeros = row(carries, r, W, d0, d1), row(work, 3 * r, W, d0, d1)
         total = row(work, 3 * r + 1, W, d0, d1)
         zeros[:] = 0
         total[:] = 0
-        k = min(first + length, T) - 1
+        k = stop - 1
         while k >= first:
             t = T - 1 - k if reverse else k
             n = uncut(cut, b * T + t, back, min(most, k % PARTIAL + 1, k - max(first, 1) + 1))
@@ -201,19 +199,19 @@ def backward_real(  # type: ignore[no-untyped-def]
 
 @lean
 def backward_log(  # type: ignore[no-untyped-def]
-    a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0, r0, r1, d0, d1
+    a, a_rows, x, h, h0, cut, reverse, form, plan, work, dh, carries, da, sums, dx, dh0, r0, r1, d0, d1
 ):
     """As `backward_real`, from log a and to it: d log a = a da. Where x enters as s x with s = sqrt(1 - a²), also
     dx = s ĝ and d log a = a da - ĝ x a² / s."""
-    T, length, pieces, _, W, D = sizes
+    T, D, W = plan.T, plan.D, plan.W
     least = h.dtype.type(_LEAST)
     n = d1 - d0
     for r in range(r0, r1):
-        b, first = r // pieces, (r % pieces) * length
+        b, first, stop, _ = span(plan, r)
         carry, zeros = row(carries, r, W, d0, d1), row(work, 3 * r, W, d0, d1)
         a_t, v = row(work, 3 * r + 1, W, d0, d1), row(work, 3 * r + 2, W, d0, d1)
         zeros[:] = 0
-        for k in range(min(first + length, T) - 1, first - 1, -1):
+        for k in range(stop - 1, first - 1, -1):
             t = T - 1 - k if reverse else k
             is_cut = cut.size > 0 and cut[b * T + t]
             if is_cut:
@@ -244,22 +242,23 @@ def backward_log(  # type: ignore[no-untyped-def]
 
 @lean
 def backward_complex(  # type: ignore[no-untyped-def]
-    a, a_rows, x, h, h0, cut, reverse, form, sizes, work, dh, carries, da, sums, dx, dh0, r0, r1, d0, d1
+    a, a_rows, x, h, h0, cut, reverse, form, plan, work, dh, carries, da, sums, dx, dh0, r0, r1, d0, d1
 ):
     """As `backward_real`, with conj(a) and conj(h): gradients are dL/dRe + i dL/dIm."""
-    T, length, pieces, ahead, W, D = sizes
+    T, D, W = plan.T, plan.D, plan.W
     constant = sums.size > 0
     past_cache, back, most = streams(dx, D, d0, d1, 2), 1 if reverse else -1, tile(D)
-    s, near, far = 2 * back * D, 2 * NEAR * back * D, 2 * ahead * back * D
+    s, near = 2 * back * D, 2 * NEAR * back * D
     for r in range(r0, r1):
-        b, first = r // pieces, (r % pieces) * length
+        b, first, stop, ahead = span(plan, r)
+        far = ahead * s
         re, im = row(carries, 2 * r, W, d0, d1), row(carries, 2 * r + 1, W, d0, d1)
         total_re, total_im = row(work, 3 * r, W, d0, d1), row(work, 3 * r + 1, W, d0, d1)
         zeros = row(work, 3 * r + 2, W, d0, d1)
         zeros[:] = 0
         total_re[:] = 0
         total_im[:] = 0
-        k = min(first + length, T) - 1
+        k = stop - 1
         while k >= first:
             t = T - 1 - k if reverse else k
             n = uncut(cut, b * T + t, back, min(most, k % PARTIAL + 1, k - max(first, 1) + 1))

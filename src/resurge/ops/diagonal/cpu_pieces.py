@@ -1,5 +1,7 @@
 """numba kernels that sum up a piece of the diagonal scan, and what they share with those that scan it."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from resurge.jit import inlined, lean
@@ -19,6 +21,11 @@ TILE, _SUMMED = 64, 32
 
 # Rows of so many channels are narrow: what a step costs, beside its arithmetic, would be most of it.
 _NARROW = 16
+
+# Rows are asked for so many steps before they are read, for the first time. Where a row is in two parts, or read by
+# channels downwards, not every processor fetches ahead by itself: on one of them, many complex rows took half as long
+# again.
+NEAR = 8
 
 # Numbers between two rows that neighbours may write to, if there are so few rows; of many, threads take distant ones.
 _GAP, _FEW = 512, 1024
@@ -43,6 +50,47 @@ def apart(D: int, rows: int) -> int:
 def tile(D):  # type: ignore[no-untyped-def]
     """How many steps of rows of D numbers are taken at once."""
     return TILE if D <= _NARROW else 1
+
+
+class Plan(NamedTuple):
+    """How rows of T steps of D numbers are cut in pieces: in rounds of `team`, of which the first piece may lead.
+
+    A piece that leads is longer than the others, and not summed up: the piece after it waits until it is scanned.
+    Rows of states and of sums, one a piece, lie W apart.
+    """
+
+    T: int
+    D: int
+    W: int
+    pieces: int  # a row
+    lead: int  # steps of the first piece of a round
+    length: int  # steps of the others
+    team: int
+    reach: int = 0  # after how many steps a state has faded, or does as far as is known
+
+
+def whole(T: int, D: int, W: int) -> Plan:
+    """Rows in one piece."""
+    return Plan(T, D, W, 1, T, 0, 1)
+
+
+@lean
+def leads(plan, r):  # type: ignore[no-untyped-def]
+    """Whether piece r does."""
+    return plan.lead > plan.length and r % plan.pieces % plan.team == 0
+
+
+@lean
+def span(plan, r):  # type: ignore[no-untyped-def]
+    """Of piece r: its row of the batch, its first step and the one after its last, and how many steps before they are
+    read its numbers are asked for: as the thread's next piece, if that will be summed up."""
+    b, i = r // plan.pieces, r % plan.pieces
+    each, place = plan.lead + (plan.team - 1) * plan.length, i % plan.team
+    first = i // plan.team * each
+    if place == 0:
+        return b, first, min(first + plan.lead, plan.T), NEAR
+    first += plan.lead + (place - 1) * plan.length
+    return b, first, min(first + plan.length, plan.T), each
 
 
 @lean
