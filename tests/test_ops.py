@@ -557,12 +557,13 @@ def test_pieces_of_any_size_taken_in_turn_give_the_whole(data: st.DataObject) ->
 def test_pieces_hold_each_step_once(T: int, length: int, count: int, D: int) -> None:
     from resurge.ops.diagonal import cpu
     from resurge.ops.diagonal.cpu_pieces import leads, span
+    from resurge.ops.diagonal.form import PLAIN
 
     a = torch.ones(1, 1, D)  # nothing fades
     with pytest.MonkeyPatch.context() as patch, threads(count):
         patch.setattr(cpu, "_SHORTEST", 1)
         patch.setattr(cpu, "_LEAST", length)
-        plan = cpu._plan(a, 1, T, D, cpu.PLAIN)
+        plan = cpu._plan(a, 1, T, D, PLAIN)
     spans = [span.py_func(plan, plan.pieces + r) for r in range(plan.pieces)]  # of the second row
     assert {b for b, *_ in spans} == {1}
     assert [t for _, first, stop, _ in spans for t in range(first, stop)] == list(range(T))
