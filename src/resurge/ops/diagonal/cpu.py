@@ -26,9 +26,9 @@ from resurge.ops.threads import flat, flushing, run
 # Shorter rows are not cut.
 _SHORTEST = 4096
 
-# Where states fade away within a piece, no summary of most of it is needed: the larger, the better. Where they do not,
-# the summary is cheap if its numbers are in the core's own cache, into which they are fetched during the scan before:
-# at most so many numbers, and so many steps at least.
+# Where states fade away within a piece, no summary of most of it is needed: the larger, the better, and each thread takes
+# two of a row. Where they do not, the summary is cheap if its numbers are in the core's own cache, into which they are
+# fetched during the scan before: at most so many numbers, and so many steps at least.
 _SMALL = 1 << 17
 _LEAST = 64
 
@@ -53,7 +53,7 @@ def _plan(a: Tensor, B: int, T: int, D: int, form: int) -> Plan:
         return whole(T, D, apart(D, B))
     threads, parts = torch.get_num_threads(), a.dim() - 2
     reach = in_turn.faded_after(flat(a), *a.shape[:2], parts)
-    large = max(T // (4 * threads), _LEAST)
+    large = max(T // (2 * threads), _LEAST)
     if reach <= large // _FADES:
         pieces = -(-T // large)
         return Plan(T, D, apart(D, B * pieces), pieces, large, large, 1, reach)
