@@ -26,9 +26,9 @@ from resurge.ops.threads import flat, flushing, run
 # Shorter rows are not cut.
 _SHORTEST = 4096
 
-# Where states fade away within a piece, no summary of most of it is needed: the larger, the better, and each thread takes
-# two of a row. Where they do not, the summary is cheap if its numbers are in the core's own cache, into which they are
-# fetched during the scan before: at most so many numbers, and so many steps at least.
+# Where states fade away within a piece, no summary of most of it is needed: the larger, the better, and each thread
+# takes two of a row. Where they do not, the summary is cheap if its numbers are in the core's own cache, into which
+# they are fetched during the scan before: at most so many numbers, and so many steps at least.
 _SMALL = 1 << 17
 _LEAST = 64
 
