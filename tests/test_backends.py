@@ -85,6 +85,25 @@ print(sorted(name for name in set(sys.modules) - before if name.split(".")[0] in
     assert run(code).strip() == "[]"
 
 
+@pytest.mark.parametrize("missing", [True, False])
+def test_scipy_is_imported_only_by_numba_code_that_calls_blas(missing: bool) -> None:
+    """And numba's answer to the caller's own code is the one that it gives without us."""
+    code = f"""
+import sys, torch
+if {missing}:
+    sys.modules["scipy"] = None
+from resurge.ops import diagonal_scan
+diagonal_scan(torch.tensor([0.5]), torch.ones(1, 3, 1))
+assert "scipy.linalg" not in sys.modules
+import numba, numpy
+try:
+    print(numba.njit(lambda a: numpy.dot(a, a))(numpy.ones((2, 2))).sum())
+except ImportError as error:
+    print(error)
+"""
+    assert run(code).strip() == ("scipy 0.16+ is required for linear algebra" if missing else "8.0")
+
+
 def test_a_backend_refuses_tensors_of_another_device() -> None:
     code = """
 import torch, resurge

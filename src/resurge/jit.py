@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -20,9 +21,30 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def _scipy_unread() -> Iterator[None]:
+    """Meanwhile numba, which asks for BLAS by importing all of `scipy.linalg` (half of its loading), is told whether
+    scipy is there. Code that calls BLAS asks numba again when it is compiled, and then scipy is imported."""
+    from numba.np import linalg
+
+    def ensure_blas() -> None:
+        if find_spec("scipy") is None:
+            raise ImportError("scipy is not installed")
+
+    asked = linalg.ensure_blas
+    linalg.ensure_blas = ensure_blas
+    try:
+        yield
+    finally:
+        linalg.ensure_blas = asked
+
+
 with _uncollected():
     import numba
     from numba.core.registry import cpu_target
+
+    with _scipy_unread():
+        import numba.np.arraymath
 
     # What numba knows of Python and numpy, which it otherwise loads at the first kernel.
     cpu_target.typing_context.refresh()
