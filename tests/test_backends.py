@@ -80,9 +80,24 @@ from resurge.ops import diagonal_scan
 a, x = torch.tensor([0.5], requires_grad=True), torch.ones(1, 3, 1)
 before = {{"numba.core.boxing", *sys.modules}}  # compiling needs that, if the kernel is not on disk
 diagonal_scan(a, x)[0].sum().backward()
-print(sorted(name for name in set(sys.modules) - before if name.split(".")[0] in ("numba", "scipy")))
+print(sorted(name for name in set(sys.modules) - before if name.split(".")[0] in ("numba", "numpy", "scipy")))
 """
     assert run(code).strip() == "[]"
+
+
+def test_what_numba_brought_is_not_searched_and_what_the_program_froze_stays_so() -> None:
+    code = """
+import gc, torch
+searched = []
+gc.callbacks.append(lambda phase, told: searched.append(told["generation"]))
+from resurge.ops import diagonal_scan
+{}
+searched.clear()
+diagonal_scan(torch.tensor([0.5]), torch.ones(1, 3, 1))
+print(2 in searched, gc.get_freeze_count() > 0)
+"""
+    assert run(code.format("")).split() == ["False", "False"]
+    assert run(code.format("gc.freeze()")).split()[1] == "True"
 
 
 @pytest.mark.parametrize("missing", [True, False])

@@ -7,17 +7,22 @@ from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No search for garbage meanwhile. Of what an import makes hardly anything is, and looking through it and all of
-    PyTorch, again and again as it grew, was a third of the first call's time."""
+    """No search for garbage meanwhile, nor afterwards among what has come. Of what an import makes hardly anything is,
+    and looking through it and all of PyTorch, again and again as it grew, was half of the first call's time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_enabled:
+            if not gc.get_freeze_count():  # the program has put nothing aside, which this would bring back
+                gc.freeze()
+                gc.unfreeze()  # into the oldest generation
             gc.enable()
 
 
@@ -46,9 +51,10 @@ with _uncollected():
     with _scipy_unread():
         import numba.np.arraymath
 
-    # What numba knows of Python and numpy, which it otherwise loads at the first kernel.
+    # What numba knows of Python and numpy, which it otherwise loads at the first kernel, and at the first array.
     cpu_target.typing_context.refresh()
     cpu_target.target_context.refresh()
+    numba.typeof(np.empty(0))
 
 
 @cache
