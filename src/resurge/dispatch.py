@@ -121,14 +121,15 @@ def kernels(op: str, x: Tensor) -> ModuleType:
 
 def transformed() -> bool:
     """Whether a functorch transform (vmap, jvp, ...) or forward-mode differentiation is under way."""
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
 def select(x: Tensor) -> str:
     """The name of the backend that serves an op on `x`; a fallback is told once a reason."""
-    if torch.compiler.is_compiling():  # traced: no import, no warning, no transform to look for
+    if torch.compiler.is_compiling():  # traced: no import, and no warning
         kernel = {"cpu": "numba", "cuda": "triton"}.get(x.device.type) if _FOUND.get(x.device.type) else None
-        return _forced or kernel or "torch"
+        serving = _forced or kernel or "torch"
+        return "torch" if serving in ("numba", "triton") and transformed() else serving
     choice = choose(x.device.type, x.dtype)
     if choice.backend in ("numba", "triton") and transformed():
         choice = Choice("torch", "vmap and forward-mode differentiation need a composable form", fallback=True)
