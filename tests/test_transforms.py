@@ -1,4 +1,4 @@
-"""Transforms of functions under `torch.compile`: PyTorch takes an operator without a forward derivative for constant."""
+"""Transforms under `torch.compile`, where PyTorch takes an operator without a forward derivative for a constant."""
 
 from collections.abc import Callable
 

@@ -80,7 +80,7 @@ def _starts(a: Tensor, carry: Tensor, plan: Plan, *, backward: bool) -> tuple[np
         carries.reshape(-1, W)[:, :D] = start.reshape(-1, D)
         return carries, ()
     parts, varies = a.dim() - 2, a.shape[1] > 1
-    gains = flat(carry.new_empty(B * (pieces if varies else 2) * parts * W))
+    gains = flat(carry.new_empty(B * (pieces if varies else in_turn.POWERS) * parts * W))
     turns = np.zeros(B * pieces + 1, np.int64)
     in_turn.begin(flat(a), steps_between(a), start, plan, backward, carries, gains, turns)
     return carries, (turns, gains)

@@ -16,6 +16,11 @@ _backward_real, _backward_complex = kernels.backward_real, kernels.backward_comp
 _SAMPLE, _PRODUCTS, _TINY, _MOST = 64, 8, 1e-38, (1 - 1e-12) ** 2
 
 
+# Of a constant a, `gains` has so many powers for a row of the batch: that of its last piece after that of the others,
+# and the fourth in two.
+POWERS = 4
+
+
 @jit
 def faded_after(a, rows, steps, parts):  # type: ignore[no-untyped-def]
     """After how many steps every state is carried as 0, 1 at least; where a varies, by a sample of it."""
@@ -57,8 +62,29 @@ def _power(z, n):  # type: ignore[no-untyped-def]
 
 @lean
 def _gain_of(a_rows, pieces, r):  # type: ignore[no-untyped-def]
-    """Which of `gains` is that of piece r: where a is constant, a row has two, one of them for its last piece."""
-    return r if a_rows[1] > 0 else 2 * (r // pieces) + (r % pieces == pieces - 1)
+    """Which of `gains` is that of piece r."""
+    return r if a_rows[1] > 0 else POWERS * (r // pieces) + (r % pieces == pieces - 1)
+
+
+@lean
+def _fourth_of(a_rows, b, parts):  # type: ignore[no-untyped-def]
+    """The row of `gains` from which on a⁴ stands; where a varies, nobody asks for it."""
+    return 0 if a_rows[1] > 0 else (POWERS * b + 2) * parts
+
+
+@lean
+def _raise(a, high, low, n, parts):  # type: ignore[no-untyped-def]
+    """a^n, and what was left out in rounding it; with a row of imaginary parts after that of real ones."""
+    D, W = a.size // parts, high.size // parts
+    for d in range(D):
+        if parts == 1:
+            w = _power(np.float64(a[d]), n)
+            high[d] = w
+            low[d] = w - high[d]
+        else:
+            z = _power(complex(np.float64(a[d]), np.float64(a[D + d])), n)  # complex() of float32 stays in float32
+            high[d], high[W + d] = z.real, z.imag
+            low[d], low[W + d] = z.real - high[d], z.imag - high[W + d]
 
 
 @jit
@@ -76,14 +102,12 @@ def begin(a, a_rows, carry, plan, backward, carries, gains, turns):  # type: ign
         if a_rows[1] > 0:
             continue
         a_b = row(a, b * a_rows[0], parts * D, 0, parts * D)
-        for end, n in ((0, plan.length), (1, plan.T - span(plan, pieces - 1)[1])):
-            gain = row(gains, 2 * b + end, parts * W, 0, parts * W)
-            for d in range(D):
-                if parts == 1:
-                    gain[d] = _power(np.float64(a_b[d]), n)
-                else:
-                    w = _power(complex(a_b[d], a_b[D + d]), n)
-                    gain[d], gain[W + d] = w.real, w.imag
+        width = parts * W
+        gain, last = row(gains, POWERS * b, width, 0, width), row(gains, POWERS * b + 1, width, 0, width)
+        high, low = row(gains, POWERS * b + 2, width, 0, width), row(gains, POWERS * b + 3, width, 0, width)
+        _raise(a_b, gain, low, plan.length, parts)
+        _raise(a_b, last, low, plan.T - span(plan, pieces - 1)[1], parts)
+        _raise(a_b, high, low, 4, parts)
 
 
 @rowwise()
@@ -126,9 +150,10 @@ def _carry_real(turns, a, a_rows, x, carries, gains, cut, backward, reverse, pla
     if leads(plan, r) or after < 0:
         wait(turns, r)
         return
-    gain = row(gains, _gain_of(a_rows, plan.pieces, r), W, 0, D)
+    gain, i = row(gains, _gain_of(a_rows, plan.pieces, r), W, 0, D), _fourth_of(a_rows, b, 1)
+    fourth = row(gains, i, W, 0, D), row(gains, i + 1, W, 0, D)
     start, end = row(carries, r, W, 0, D), row(carries, after, W, 0, D)
-    passes = summary_real(a, a_rows, plan.reach, x, cut, backward, reverse, b, T, first, stop - 1, D, gain, end)
+    passes = summary_real(a, fourth, a_rows, plan.reach, x, cut, backward, reverse, b, T, first, stop - 1, D, gain, end)
     wait(turns, r)
     if passes:
         _add_product((end,), (end, gain, start), False)
@@ -148,8 +173,9 @@ def _carry_complex(turns, a, a_rows, x, carries, gains, cut, backward, reverse, 
     w_re, w_im = row(gains, place, W, 0, D), row(gains, place + 1, W, 0, D)
     re, im = row(carries, 2 * r, W, 0, D), row(carries, 2 * r + 1, W, 0, D)
     e_re, e_im = row(carries, 2 * after, W, 0, D), row(carries, 2 * after + 1, W, 0, D)
-    w, e = (w_re, w_im), (e_re, e_im)
-    passes = summary_complex(a, a_rows, plan.reach, x, cut, backward, reverse, b, T, first, stop - 1, D, *w, *e)
+    w, e, i = (w_re, w_im), (e_re, e_im), _fourth_of(a_rows, b, 2)
+    fourth = row(gains, i, W, 0, D), row(gains, i + 1, W, 0, D), row(gains, i + 2, W, 0, D), row(gains, i + 3, W, 0, D)
+    passes = summary_complex(a, fourth, a_rows, plan.reach, x, cut, backward, reverse, b, T, first, stop - 1, D, *w, *e)
     wait(turns, r)
     if passes and backward:
         _add_product_conjugate((e_re, e_im), (e_re, e_im, w_re, w_im, re, im), False)

@@ -7,7 +7,7 @@ They make no arrays: `carries` is theirs to change, and `work` holds the rows th
 import numpy as np
 
 from resurge.jit import lean
-from resurge.ops.diagonal.cpu_pieces import NEAR, TILE, decays, plain, row, span, tile, uncut, variances
+from resurge.ops.diagonal.cpu_pieces import NEAR, TILE, decays, plain, plus_times, row, span, tile, uncut, variances
 from resurge.ops.diagonal.form import NORMALIZED
 from resurge.ops.rows import rowwise, stepwise
 from resurge.ops.streaming import settle, streams
@@ -41,8 +41,7 @@ def _advance(carry, x, a):  # type: ignore[no-untyped-def]
 
 @stepwise(streamed=2)
 def _advance_complex(re, im, x_re, x_im, a_re, a_im):  # type: ignore[no-untyped-def]
-    h_re = a_re * re - a_im * im + x_re
-    h_im = a_re * im + a_im * re + x_im
+    h_re, h_im = plus_times(x_re, x_im, a_re, a_im, re, im)
     return h_re, h_im, h_re, h_im
 
 
