@@ -57,6 +57,19 @@ def test_compiled_transforms_are_those_that_run_as_they_stand(op: str) -> None:
 
 
 @pytest.mark.parametrize("op", OPS)
+def test_compiled_code_without_a_transform_calls_the_kernels(op: str) -> None:
+    called: list[str] = []
+
+    def backend(module: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        called.extend(str(node.target) for node in module.graph.nodes)
+        return module
+
+    x = drawn(2, 5, 3)
+    assert_close(torch.compile(OPS[op], fullgraph=True, backend=backend)(x), OPS[op](x), torch.float64, op)
+    assert any(target.startswith(f"resurge.{op}") for target in called), called
+
+
+@pytest.mark.parametrize("op", OPS)
 def test_dual_numbers_keep_their_tangents_through_compiled_code(op: str) -> None:
     call, x, tangent = OPS[op], drawn(2, 5, 3), drawn(2, 5, 3) - 0.5
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")

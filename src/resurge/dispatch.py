@@ -121,7 +121,7 @@ def kernels(op: str, x: Tensor) -> ModuleType:
 
 def transformed() -> bool:
     """Whether a functorch transform (vmap, jvp, ...) or forward-mode differentiation is under way."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def select(x: Tensor) -> str:
