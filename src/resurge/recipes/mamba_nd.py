@@ -39,14 +39,14 @@ class Pairs:
 
     seed: int = 0
     device: str = "cpu"
-    steps: int = 250
+    steps: int = 400
     batch_size: int = 32
     side: int = 8
     pairs: int = 3
     d_model: int = 16
     d_state: int = 4
     depth: int = 4
-    lr: float = 1e-2
+    lr: float = 5e-3
 
 
 def config(quick: bool) -> Pairs:
@@ -90,7 +90,8 @@ def run(config: Pairs) -> dict[str, float]:
 def check(numbers: dict[str, float]) -> Check:
     """Alternating orders find nearly every class; along rows alone a pair is as far apart in both, and near chance.
 
-    Seeds 0 to 4 and 11: 98.1 to 99.1 % against 46.7 to 62.8 %.
+    Seeds 0 to 4 and 11 to 15: 97.7 to 99.8 % against 48.1 to 63.7 %. With 250 steps seed 12 stayed at chance; with
+    500, rows alone found the classes of seed 1.
     """
     n = numbers
     return Check(
