@@ -12,7 +12,7 @@ from tolerances import assert_close
 
 import resurge
 from resurge import RecurrentLayer, layers
-from resurge.state import named_tensors
+from resurge.state import map_tensors, named_tensors
 
 D_MODEL = 8
 
@@ -75,6 +75,66 @@ def test_a_step_checks_what_it_is_given(name: str) -> None:
         layer.step(x, layer.initial_state(1))
     with pytest.raises(resurge.ResurgeError, match="x_t must have shape"):
         layer.step(x[:, :-1], layer.initial_state(4))
+
+
+@pytest.mark.parametrize("name", layers.names())
+def test_numbers_that_do_not_meet_the_parameters_are_named(name: str) -> None:
+    """In float32, and in half precision, where the recurrence's own parameters stay in float32."""
+    for own, others in [
+        (torch.float32, [torch.int64, torch.bool, torch.complex64, torch.float64, torch.bfloat16]),
+        (torch.bfloat16, [torch.int64, torch.float32, torch.float16]),
+    ]:
+        layer = build(name).to(own)
+        x, state = laws.inputs(layer).to(own), laws.some_state(build(name))
+        for other in others:
+            refused = rf"must be {own} for this layer's parameters, and is {other}"
+            with pytest.raises(resurge.ResurgeError, match=f"^x {refused}$"):
+                layer(x.to(other))
+            with pytest.raises(resurge.ResurgeError, match=f"^x_t {refused}$"):
+                layer.step(x[:, 0].to(other), state)
+        for other in (torch.int64, torch.bool, torch.complex64):
+            wrong = map_tensors(lambda part, to=other: part.to(to), state)
+            refused = rf"^state\.\w+ must be floating point, and is {other}$"
+            with pytest.raises(resurge.ResurgeError, match=refused):
+                layer(x, wrong)
+            with pytest.raises(resurge.ResurgeError, match=refused):
+                layer.step(x[:, 0], wrong)
+
+
+@pytest.mark.parametrize("name", layers.names())
+def test_tensors_on_another_device_are_named(name: str) -> None:
+    layer = build(name)
+    x, state = laws.inputs(layer), laws.some_state(layer)
+    far, far_state = x.to("meta"), map_tensors(lambda part: part.to("meta"), state)
+    reset, dt = (torch.ones(x.shape[:2], dtype=dtype, device="meta") for dtype in (torch.bool, torch.float64))
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("x is on meta, and the layer", lambda: layer(far, state)),
+        ("x_t is on meta, and the layer", lambda: layer.step(far[:, 0], state)),
+        (r"state\.\w+ is on meta, and the layer", lambda: layer(x, far_state)),
+        (r"state\.\w+ is on meta, and the layer", lambda: layer.step(x[:, 0], far_state)),
+        ("reset is on meta, and x", lambda: layer(x, state, reset=reset)),
+    ]
+    if layer.timed:
+        calls.append(("dt is on meta, and x", lambda: layer(x, state, dt=dt)))
+        calls.append(("dt is on meta, and x", lambda: layer.step(x[:, 0], state, dt=dt[:, 0])))  # type: ignore[call-arg]
+    for message, call in calls:
+        with pytest.raises(resurge.ResurgeError, match=f"^{message} is on cpu: both must be on one device$"):
+            call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", layers.names())
+def test_autocast_takes_what_it_casts(name: str, dtype: torch.dtype) -> None:
+    layer = build(name).float()
+    x = laws.inputs(layer).to(dtype)
+    expected, _ = layer(x.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with pytest.raises(resurge.ResurgeError, match=r"x must be torch\.bfloat16 or .* and is torch\.float64"):
+            layer(x.double())
+        y, _ = layer(x)
+        stepped, _ = laws.steps(layer, x, layer.initial_state(3))
+    assert_close(y, expected, torch.bfloat16, "y")
+    assert_close(stepped, expected, torch.bfloat16, "steps")
 
 
 @pytest.mark.parametrize("name", layers.names())

@@ -1,7 +1,7 @@
 """Laws of the softmax scan: every backend, with and without decay and bonus, forward and gradients."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -472,3 +472,23 @@ def test_bad_arguments_are_named(change: dict[str, Tensor], message: str) -> Non
     given |= change
     with pytest.raises(resurge.ResurgeError, match=message):
         softmax_scan(given["k"], given["v"], given["w"], given["u"], given["state"], reset=given["reset"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": torch.zeros(2, 5, 3)}, r"k must have shape \(B, H\) with B, H >= 1, and has \(2, 5, 3\)"),
+        ({"v": torch.zeros(2, 7)}, r"v must have shape \(B, D\) with B=2 and D a multiple of H=3, and has \(2, 7\)"),
+        ({"v": torch.zeros(1, 6)}, r"v must have shape \(B, D\) with B=2"),
+        ({"state": torch.zeros(3, 1, 3).unbind(0)}, r"state.m must have shape \(2, 3\) .*and has \(1, 3\)"),
+        ({"state": torch.zeros(3, 2, 3, dtype=torch.int64).unbind(0)}, "state.m must be floating point, and is"),
+        ({"k": torch.zeros(2, 3, dtype=torch.int64)}, "k must be floating point, and is torch.int64"),
+        ({"u": torch.zeros(6)}, r"u must have shape \(3,\) for k \(2, 3\), and has \(6,\)"),
+        ({"k": torch.zeros(2, 3, device="meta")}, "k is on meta, and v is on cpu"),
+    ],
+)
+def test_a_step_names_bad_arguments(change: dict[str, Any], message: str) -> None:
+    """Broadcasting would take the state of one row for all of a batch."""
+    sound = {"k": torch.zeros(2, 3), "v": torch.zeros(2, 3), "w": None, "u": None, "state": torch.zeros(3, 2, 3)}
+    with pytest.raises(resurge.ResurgeError, match=message):
+        softmax_step(**sound | change)

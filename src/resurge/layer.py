@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from resurge.dispatch import transformed
 from resurge.errors import ResurgeError
 from resurge.paper import Paper, cite
-from resurge.state import check
+from resurge.state import check, named_tensors
+
+_CAST = {torch.float32, torch.bfloat16, torch.float16}  # which autocast brings to one dtype
 
 
 class ParamGroups(NamedTuple):
@@ -66,13 +68,13 @@ class RecurrentLayer(nn.Module):
         """Outputs `(B, T, d_model)` and the state after the last step.
 
         Args:
-            x: inputs `(B, T, d_model)`, T >= 1.
+            x: inputs `(B, T, d_model)`, T >= 1, of the dtype of the parameters; under autocast any but float64.
             state: the state before the first step; None is the initial state. Feeding a sequence in pieces, each
                 with the state that the piece before returned, equals feeding it whole.
             reset: `(B, T)` bool. Where true, the row starts anew from the initial state at that step.
 
         Raises:
-            ResurgeError: a wrong shape, or the state of another layer or batch size.
+            ResurgeError: a wrong shape, dtype or device, or the state of another layer or batch size.
         """
         self._check_sequence(x, reset)
         return self.scan(x, self._state(state, x.shape[0]), reset)
@@ -81,7 +83,7 @@ class RecurrentLayer(nn.Module):
         """One step: x_t `(B, d_model)` and a state to y_t `(B, d_model)` and the next state.
 
         Raises:
-            ResurgeError: a wrong shape, or the state of another layer or batch size.
+            ResurgeError: a wrong shape, dtype or device, or the state of another layer or batch size.
         """
         self._check_step(x_t)
         y, state = self.forward(x_t[:, None], state)
@@ -90,21 +92,49 @@ class RecurrentLayer(nn.Module):
     def _check_sequence(self, x: Tensor, reset: Tensor | None) -> None:
         if x.dim() != 3 or x.shape[-1] != self.d_model or 0 in x.shape:
             raise ResurgeError(f"x must have shape (B, T, {self.d_model}) with B, T >= 1, and has {tuple(x.shape)}")
+        self._check_numbers("x", x)
         if reset is not None and (reset.dtype != torch.bool or reset.shape != x.shape[:2]):
             raise ResurgeError(
                 f"reset must be bool of shape (B, T) = {tuple(x.shape[:2])}, "
                 f"and is {reset.dtype} of {tuple(reset.shape)}"
             )
+        if reset is not None:
+            _check_device("reset", reset, "x", x)
 
     def _check_step(self, x_t: Tensor) -> None:
         if x_t.dim() != 2 or x_t.shape[-1] != self.d_model or 0 in x_t.shape:
             raise ResurgeError(f"x_t must have shape (B, {self.d_model}) with B >= 1, and has {tuple(x_t.shape)}")
+        self._check_numbers("x_t", x_t)
+
+    def _check_numbers(self, name: str, x: Tensor) -> None:
+        """Refuse numbers that do not meet the parameters: some layers would fail at them, others work in another dtype.
+
+        The recurrence's own parameters, which stay in float32, do not count. Mostly the first of the others settles it,
+        cheaply enough for single steps.
+        """
+        own = next((p for label, p in self.named_parameters() if label not in self.RECURRENT), x)
+        _check_device(name, x, "the layer", own)
+        if x.is_floating_point() and x.dtype == own.dtype:
+            return
+        known = {p.dtype for p in self.param_groups().other if p.is_floating_point()}
+        kind = x.device.type
+        if known & _CAST and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            known = known | _CAST
+        if not x.is_floating_point() or (known and x.dtype not in known):
+            wanted = " or ".join(sorted(map(str, known))) or "floating point"
+            raise ResurgeError(f"{name} must be {wanted} for this layer's parameters, and is {x.dtype}")
 
     def _state(self, state: Any, batch_size: int) -> Any:
         """The state to start from, refused if it is not one of this layer's for this batch."""
         if state is None:
             return self.initial_state(batch_size)
         check(state, self.initial_state(batch_size, device=torch.device("meta")), type(self).__name__)
+        own = next(self.parameters(), None)
+        for name, part in named_tensors(state):
+            if not part.is_floating_point():
+                raise ResurgeError(f"state.{name} must be floating point, and is {part.dtype}")
+            if own is not None:
+                _check_device(f"state.{name}", part, "the layer", own)
         return state
 
     def zeros(self, *shape: int, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
@@ -177,12 +207,19 @@ class TimedLayer(RecurrentLayer):
         return y[:, 0], state
 
 
+def _check_device(name: str, given: Tensor, other: str, like: Tensor) -> None:
+    """Refuse a tensor that is not on the device of `like`, which the user knows as `other`."""
+    if given.device != like.device:
+        raise ResurgeError(f"{name} is on {given.device}, and {other} is on {like.device}: both must be on one device")
+
+
 def checked_times(dt: Tensor, x: Tensor) -> Tensor:
     """dt in floating point, refused if it is not one positive, finite number a step of x."""
     if dt.shape != x.shape[:2] or dt.dtype == torch.bool or dt.is_complex():
         raise ResurgeError(
             f"dt must be one number a step, shape (B, T) = {tuple(x.shape[:2])}, and is {dt.dtype} of {tuple(dt.shape)}"
         )
+    _check_device("dt", dt, "x", x)
     if not (torch.compiler.is_compiling() or transformed()):
         wrong = ~(torch.isfinite(dt) & (dt > 0))
         if bool(wrong.any()):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from resurge.errors import at_least
 from resurge.nn.rwkv4 import RWKV4Part
-from resurge.nn.token_shift import mix_parameter, shifted
+from resurge.nn.token_shift import mix_parameter, mixed, shifted
 from resurge.ops import SoftmaxState, softmax_scan, softmax_step
 
 
@@ -97,7 +97,7 @@ class RWKV4(RWKV4Part):
 
     def _maps_of(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         key, value, receptance = (
-            linear(torch.lerp(previous, x, mix))
+            linear(mixed(previous, x, mix))
             for linear, mix in (
                 (self.key, self.time_mix_key),
                 (self.value, self.time_mix_value),
@@ -164,6 +164,6 @@ class RWKV4ChannelMix(RWKV4Part):
 
     def scan(self, x: Tensor, state: ChannelMixState, reset: Tensor | None) -> tuple[Tensor, ChannelMixState]:
         previous = shifted(x, state.x, reset)
-        k = torch.relu(self.key(torch.lerp(previous, x, self.time_mix_key))).square()
-        r = torch.sigmoid(self.receptance(torch.lerp(previous, x, self.time_mix_receptance)))
+        k = torch.relu(self.key(mixed(previous, x, self.time_mix_key))).square()
+        r = torch.sigmoid(self.receptance(mixed(previous, x, self.time_mix_receptance)))
         return r * self.value(k), ChannelMixState(x[:, -1].to(state.x.dtype))

@@ -10,6 +10,11 @@ def shifted(x: Tensor, last: Tensor, reset: Tensor | None = None) -> Tensor:
     return previous if reset is None else previous.masked_fill(reset[..., None], 0)
 
 
+def mixed(previous: Tensor, x: Tensor, mix: Tensor) -> Tensor:
+    """μ ⊙ x + (1 - μ) ⊙ previous, in the dtype of x; autocast would not see to that."""
+    return torch.lerp(previous.to(x.dtype), x, mix.to(x.dtype))
+
+
 def mix_parameter(d_model: int, exponent: float, offset: float = 0.0) -> nn.Parameter:
     """μ (1, 1, d_model) as RWKV-4 starts it, rising from channel to channel: μ_i = (i / d_model)^exponent + offset.
 

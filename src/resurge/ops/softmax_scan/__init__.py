@@ -101,7 +101,11 @@ def softmax_step(
     """One step of `softmax_scan` in plain PyTorch: k `(B, H)`, v `(B, D)`, a state, to y `(B, D)` and the next state.
 
     It needs no kernel and exports anywhere.
+
+    Raises:
+        ResurgeError: as `softmax_scan`.
     """
+    _check(k, v, w, u, state, None, axes=("B",))
     dtype = state[1].dtype
     w, u = (None if z is None else z.to(dtype) for z in (w, u))
     y, after = reference.step(k.to(dtype), v.to(dtype), w, u, SoftmaxState(*state))
@@ -115,24 +119,29 @@ def _check(
     u: Tensor | None,
     state: tuple[Tensor, Tensor, Tensor] | None,
     reset: Tensor | None,
+    axes: tuple[str, ...] = ("B", "T"),
 ) -> None:
-    if k.dim() != 3 or 0 in k.shape:
-        raise ResurgeError(f"k must have shape (B, T, H) with B, T, H >= 1, and has {tuple(k.shape)}")
-    B, T, H = k.shape
-    if v.dim() != 3 or tuple(v.shape[:2]) != (B, T) or v.shape[2] % H or v.shape[2] == 0:
+    """Refuse arguments that do not fit; `axes` names those that k and v share: a step has no T."""
+    shared = ", ".join(axes)
+    if k.dim() != len(axes) + 1 or 0 in k.shape:
+        raise ResurgeError(f"k must have shape ({shared}, H) with {shared}, H >= 1, and has {tuple(k.shape)}")
+    *rows, H = k.shape
+    B = rows[0]
+    if v.dim() != k.dim() or v.shape[:-1] != k.shape[:-1] or v.shape[-1] % H or v.shape[-1] == 0:
+        sizes = ", ".join(f"{axis}={size}" for axis, size in zip(axes, rows, strict=True))
         raise ResurgeError(
-            f"v must have shape (B, T, D) with B={B}, T={T} and D a multiple of H={H}, and has {tuple(v.shape)}"
+            f"v must have shape ({shared}, D) with {sizes} and D a multiple of H={H}, and has {tuple(v.shape)}"
         )
     if state is not None and len(state) != 3:
         raise ResurgeError(f"state must be three tensors (m, num, den), and has {len(state)}")
     m, num, den = (None, None, None) if state is None else state
-    shapes = {"state.m": (m, (B, H)), "state.num": (num, (B, v.shape[2])), "state.den": (den, (B, H))}
+    shapes = {"state.m": (m, (B, H)), "state.num": (num, (B, v.shape[-1])), "state.den": (den, (B, H))}
     for name, (given, shape) in {"w": (w, (H,)), "u": (u, (H,)), **shapes}.items():
         if given is not None and tuple(given.shape) != shape:
             raise ResurgeError(f"{name} must have shape {shape} for k {tuple(k.shape)}, and has {tuple(given.shape)}")
-    if reset is not None and (reset.dtype != torch.bool or tuple(reset.shape) != (B, T)):
+    if reset is not None and (reset.dtype != torch.bool or list(reset.shape) != rows):
         raise ResurgeError(
-            f"reset must be bool of shape (B, T) = ({B}, {T}), and is {reset.dtype} of {tuple(reset.shape)}"
+            f"reset must be bool of shape (B, T) = {tuple(rows)}, and is {reset.dtype} of {tuple(reset.shape)}"
         )
     numbers = {"k": k, "v": v, "w": w, "u": u, "state.m": m, "state.num": num, "state.den": den}
     for name, value in numbers.items():
