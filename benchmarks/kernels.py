@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 ARCHITECTURES = (80, 90)
+DTYPES = ("float32", "bfloat16", "float16")  # the last only if it is asked for
+STEPS = 64  # enough for every op to cut time into pieces
 _TYPES = {
     torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16",
     torch.bool: "*i1", torch.int32: "*i32", torch.int64: "*i64",
@@ -40,10 +42,10 @@ class Compiled(NamedTuple):
     instructions: float  # for each access to memory in the loop that has most of them
 
 
-def diagonal(dtype: torch.dtype) -> None:
+def diagonal(dtype: torch.dtype, T: int) -> None:
     from resurge.ops import diagonal_scan, diagonal_scan_pairs
 
-    B, T, D = 1, 64, 128  # few channels, so that time is cut into pieces
+    B, D = 1, 128  # few channels, so that time is cut into pieces
     for scan, row in ((diagonal_scan, (D,)), (diagonal_scan_pairs, (2, D))):
         for steps in ((), (B, T)):
             for cut, reverse in ((None, False), (torch.zeros(B, T, dtype=torch.bool), True)):
@@ -51,10 +53,10 @@ def diagonal(dtype: torch.dtype) -> None:
                 _backward(scan(a, x, h0, reset=cut, reverse=reverse))
 
 
-def bidirectional(dtype: torch.dtype) -> None:
+def bidirectional(dtype: torch.dtype, T: int) -> None:
     from resurge.ops import bidirectional_scan, bidirectional_scan_pairs
 
-    B, T, D = 1, 64, 128  # few channels, so that time is cut into pieces
+    B, D = 1, 128  # few channels, so that time is cut into pieces
     for scan, row in ((bidirectional_scan, (D,)), (bidirectional_scan_pairs, (2, D))):
         for steps in ((), (B, T)):
             for cut in (None, torch.zeros(B, T, dtype=torch.bool)):
@@ -62,26 +64,26 @@ def bidirectional(dtype: torch.dtype) -> None:
                 _backward(scan(a, x, reset=cut))
 
 
-def decay(dtype: torch.dtype) -> None:
+def decay(dtype: torch.dtype, T: int) -> None:
     from resurge.ops import decay_scan, normalized_decay_scan
 
     for scan in (decay_scan, normalized_decay_scan):
-        log_a, x, h0 = _leaf((1, 64, 128)), _leaf((1, 64, 128), dtype), _leaf((1, 128))
+        log_a, x, h0 = _leaf((1, T, 128)), _leaf((1, T, 128), dtype), _leaf((1, 128))
         _backward(scan(log_a, x, h0))
 
 
-def short_conv(dtype: torch.dtype) -> None:
+def short_conv(dtype: torch.dtype, T: int) -> None:
     from resurge.ops import short_conv
 
     for K in (2, 4, 8):
-        for reset in (None, torch.zeros(1, 64, dtype=torch.bool)):
-            _backward(short_conv(_leaf((1, 64, 128), dtype), _leaf((128, K)), reset=reset))
+        for reset in (None, torch.zeros(1, T, dtype=torch.bool)):
+            _backward(short_conv(_leaf((1, T, 128), dtype), _leaf((128, K)), reset=reset))
 
 
-def softmax(dtype: torch.dtype) -> None:
+def softmax(dtype: torch.dtype, T: int) -> None:
     from resurge.ops import softmax_scan
 
-    B, T = 1, 64
+    B = 1
     for H, D in ((128, 128), (2, 128), (1, 256)):  # RWKV-4, heads of 64 channels, a head that falls in two
         for cut in (None, torch.zeros(B, T, dtype=torch.bool)):
             k, v = _leaf((B, T, H), dtype), _leaf((B, T, D), dtype)
@@ -90,10 +92,10 @@ def softmax(dtype: torch.dtype) -> None:
             _backward((y, *state))
 
 
-def selective(dtype: torch.dtype) -> None:
+def selective(dtype: torch.dtype, T: int) -> None:
     from resurge.ops import selective_scan
 
-    B, T, D, N = 1, 1024, 32, 16  # few channels, so that time is cut into pieces
+    B, D, N = 1, 32, 16  # few channels, so that time is cut into pieces
     for given in (True, False):
         u, delta, z = (_leaf((B, T, D), dtype) for _ in range(3))
         b, c = _leaf((B, T, N), dtype), _leaf((B, T, N), dtype)
@@ -102,23 +104,23 @@ def selective(dtype: torch.dtype) -> None:
         _backward(selective_scan(u, delta, _leaf((D, N)), b, c, _leaf((D,)), z if given else None, **options))
 
 
-def lem(dtype: torch.dtype) -> None:
+def lem(dtype: torch.dtype, T: int) -> None:
     from resurge.ops import lem_scan
 
-    B, T, D = 1, 64, 128
+    B, D = 1, 128
     for cut in (None, torch.zeros(B, T, dtype=torch.bool)):
         p, R, C = _leaf((B, T, 4 * D), dtype), _leaf((3 * D, D)), _leaf((D, D))
         _backward(lem_scan(p, R, C, _leaf((B, T)), reset=cut))
 
 
-def sigmoid(dtype: torch.dtype) -> None:
+def sigmoid(dtype: torch.dtype, T: int) -> None:
     from resurge.ops import sigmoid_scan
 
-    for cut in (None, torch.zeros(1, 64, dtype=torch.bool)):
-        _backward((sigmoid_scan(_leaf((1, 64, 128), dtype), _leaf((128, 128)), reset=cut),))
+    for cut in (None, torch.zeros(1, T, dtype=torch.bool)):
+        _backward((sigmoid_scan(_leaf((1, T, 128), dtype), _leaf((128, 128)), reset=cut),))
 
 
-CASES: dict[str, Callable[[torch.dtype], None]] = {
+CASES: dict[str, Callable[[torch.dtype, int], None]] = {
     "bidirectional_scan": bidirectional,
     "diagonal_scan": diagonal,
     "decay_scan": decay,
@@ -138,8 +140,13 @@ def _backward(outputs: tuple[Tensor, ...]) -> None:
     sum(v.float().sum() for v in outputs).backward()  # type: ignore[union-attr]
 
 
-def compile_all(ops: list[str], dtypes: list[torch.dtype]) -> Iterator[Compiled]:
-    """Every distinct kernel of the ops, compiled for each architecture."""
+def compile_all(
+    ops: list[str], dtypes: list[torch.dtype], architectures: list[int], counted: str
+) -> Iterator[Compiled]:
+    """Every distinct kernel of the ops, compiled for each architecture.
+
+    Instructions are those of kernels whose names start with `counted`: to disassemble takes as long as to compile.
+    """
     import resurge
     from resurge import dispatch
     from resurge.ops.launch import recording
@@ -148,13 +155,13 @@ def compile_all(ops: list[str], dtypes: list[torch.dtype]) -> Iterator[Compiled]
     for op in ops:
         for dtype in dtypes:
             with recording() as launches, resurge.backend("triton"):
-                CASES[op](dtype)
+                CASES[op](dtype, STEPS)
             seen = {}
             for launch in launches:
                 seen[launch.kernel.fn.__name__, _signature(launch)] = launch
             for launch in seen.values():
-                for sm in ARCHITECTURES:
-                    yield _compile(op, dtype, launch, sm)
+                for sm in architectures:
+                    yield _compile(op, dtype, launch, sm, launch.kernel.fn.__name__.startswith(counted))
 
 
 def _signature(launch: Any) -> tuple[Any, ...]:
@@ -162,7 +169,7 @@ def _signature(launch: Any) -> tuple[Any, ...]:
     return (*types, *sorted(launch.constants.items()))
 
 
-def _compile(op: str, dtype: torch.dtype, launch: Any, sm: int) -> Compiled:
+def _compile(op: str, dtype: torch.dtype, launch: Any, sm: int, counted: bool) -> Compiled:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -188,14 +195,14 @@ def _compile(op: str, dtype: torch.dtype, launch: Any, sm: int) -> Compiled:
     signature |= dict.fromkeys([name for name in kernel.arg_names if name in launch.constants], "constexpr")
     source = ASTSource(kernel, signature, {(kernel.arg_names.index(k),): v for k, v in constants.items()}, attributes)
     made = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
-    registers, spilled, instructions = _resources(made.asm["ptx"], sm)
+    registers, spilled, instructions = _resources(made.asm["ptx"], sm, counted)
     flags = ", ".join(f"{k}={v}" for k, v in launch.constants.items() if k not in options)
     return Compiled(
         op, kernel.fn.__name__, str(dtype)[6:], flags, sm, registers, made.metadata.shared, spilled, instructions
     )
 
 
-def _resources(ptx: str, sm: int) -> tuple[int, int, float]:
+def _resources(ptx: str, sm: int, counted: bool) -> tuple[int, int, float]:
     """Registers a thread, the bytes that a thread spills to memory, and instructions an access in the main loop."""
     import triton
 
@@ -205,7 +212,7 @@ def _resources(ptx: str, sm: int) -> tuple[int, int, float]:
         source.write_text(ptx)
         name = f"sm_{sm}a" if sm >= 90 else f"sm_{sm}"
         told = _output(tools / "ptxas", "-v", f"--gpu-name={name}", source, "-o", target)
-        machine_code = _output(tools / "cuobjdump", "-sass", target)
+        machine_code = _output(tools / "cuobjdump", "-sass", target) if counted else ""
     registers, stores = re.search(r"Used (\d+) registers", told), re.search(r"(\d+) bytes spill stores", told)
     if registers is None or stores is None:
         raise RuntimeError(f"ptxas did not tell registers and spills:\n{told}")
@@ -235,12 +242,15 @@ def _per_access(machine_code: str) -> float:
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks kernels", description=__doc__)
     parser.add_argument("--op", choices=CASES, action="append", help="only this op")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], action="append", help="only this type of inputs")
+    parser.add_argument("--dtype", choices=DTYPES, action="append", help="only this type of inputs")
+    parser.add_argument("--sm", choices=ARCHITECTURES, type=int, action="append", help="only this architecture")
+    parser.add_argument("--count", default="", help="instructions only of kernels whose names start so")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args(words)
-    dtypes = [getattr(torch, name) for name in arguments.dtype or ["float32", "bfloat16"]]
+    dtypes = [getattr(torch, name) for name in arguments.dtype or DTYPES[:2]]
     made = []
-    for compiled in compile_all(arguments.op or list(CASES), dtypes):
+    architectures = arguments.sm or list(ARCHITECTURES)
+    for compiled in compile_all(arguments.op or list(CASES), dtypes, architectures, arguments.count):
         made.append(compiled)
         print(
             f"{compiled.kernel:28s} {compiled.dtype:9s} sm_{compiled.sm}  {compiled.registers:3d} registers "

@@ -1,8 +1,10 @@
 """The benchmarks: contestants compute the same function, figures are what they say, and the page's errors hold."""
 
+import importlib
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +15,9 @@ import resurge
 from benchmarks import claims, installed, lengths, ops, precision, results, tune
 from benchmarks.catalogue import OPS
 from benchmarks.contestants import Contestant, Peer, Problem, Sizes, eager, forced
-from benchmarks.op import Op, as_peers_take_it, draw
+from benchmarks.op import Draw, Op, as_peers_take_it, draw
 from benchmarks.timing import in_new_process, interleaved
+from resurge.ops import launch
 
 SMALL = Sizes(2, 24, 16)
 CPU = torch.device("cpu")
@@ -279,6 +282,26 @@ def test_kernels_that_an_op_launches_are_found() -> None:
         names = tune.launched(eager(OPS["diagonal"].call, given(OPS["diagonal"])))
     assert {"diagonal_forward", "diagonal_backward"} <= names
     assert names <= tune.table().keys()
+
+
+@pytest.mark.skipif(not resurge.dispatch.interpreted(), reason="Triton is absent, or there is a GPU")
+def test_tuning_reaches_every_kernel_and_its_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is timed on a GPU; those that are too large for this machine launch no kernel more."""
+    processors = SimpleNamespace(multi_processor_count=132)  # of an H100: few rows leave it idle, and are cut
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: processors)
+    for op in ("diagonal", "selective_scan", "softmax_scan"):
+        gpu = importlib.import_module(f"resurge.ops.{op}.gpu")
+        monkeypatch.setattr(gpu, "chunks", lambda programs, T, _: launch.chunks(programs, T, torch.device("cuda")))
+    for kind in ("normal", "uniform"):  # what the numbers are does not matter, and drawing them takes long
+        monkeypatch.setattr(Draw, kind, lambda _, *shape: torch.zeros(shape))
+    names: set[str] = set()
+    with resurge.backend("triton"):
+        for _, op, sizes in tune.problems():
+            if math.prod(sizes) <= math.prod(tune.LONG):
+                names |= tune.launched(eager(op.call, draw(op, sizes, CPU, torch.bfloat16)))
+    assert names == tune.table().keys()
+    parameters = {name for row in tune.table().values() for name in row}
+    assert parameters - tune.CANDIDATES.keys() == {"num_stages", "maxnreg"}  # the compiler's, set by hand
 
 
 def test_forced_backends_agree() -> None:

@@ -120,7 +120,8 @@ class _Both:
         plan = self.plan
         if plan.pieces == 1:
             return self.zero, self.zero
-        gain, end, gain_back, end_back = self.zero.new_empty(4, plan.B, plan.pieces, *self.zero.shape[1:]).unbind(0)
+        size = (plan.B, plan.pieces, *self.zero.shape[1:])  # parts of one tensor would be aligned for some T only
+        gain, end, gain_back, end_back = (self.zero.new_empty(size) for _ in range(4))
         launch(
             bidirectional_summary, plan.grid, self.a, ahead, back, *self.cuts, gain, end, gain_back, end_back,
             *plan.sizes, **self.flags, BACKWARD=backward,

@@ -276,13 +276,12 @@ class _Plan:
     ) -> None:
         self.rows, self.T, self.D = u.shape
         self.N = A.shape[1]
-        steps = min(every, triton.next_power_of_2(self.T))
         wanted = chunks(self.rows * self.blocks("selective_forward"), self.T, u.device)
-        self.length = -(-self.T // wanted // steps) * steps
+        self.length = -(-self.T // wanted // every) * every
         self.pieces = -(-self.T // self.length)
         self.sizes = (self.T, self.length, self.pieces)
         self.constants = {
-            "D": self.D, "N": self.N, "STEPS": steps, "GATED": z is not None, "TIMED": dt is not None,
+            "D": self.D, "N": self.N, "STEPS": every, "GATED": z is not None, "TIMED": dt is not None,
             "CUT": cut is not None,
         }  # fmt: skip
 

@@ -288,7 +288,7 @@ def backward(
     w, u, cut = (None if z is None else z.contiguous() for z in (w, u, cut))
     plan = _Plan(k, v, w, u, cut)
     dk, dv = torch.empty_like(k), torch.empty_like(v)
-    dw, du = start.new_empty(2, plan.B * plan.pieces, plan.H)
+    dw, du = (start.new_empty(plan.B * plan.pieces, plan.H) for _ in range(2))  # halves of one: aligned for some T only
     fronts = start.new_empty(plan.B, plan.pieces, start.shape[1])
     gains = start.new_empty(plan.B, plan.pieces, 2, plan.H)
     behind = beyond_a_shift(dlast, last, plan.H, -1).contiguous()
