@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from thread_counts import same_on_any_threads
+from thread_counts import same_on_any_threads, threads
 from tolerances import assert_close
 from torch import Tensor
 
@@ -46,6 +46,14 @@ def make_case(
     state = SoftmaxState(normal(B, H), normal(B, H * G), torch.exp(normal(B, H)))
     reset = torch.rand(B, T, generator=generator) < resets if resets else None
     return Case(k, v, w if decay else None, u if bonus else None, state, reset)
+
+
+def in_float64(case: Case) -> Case:
+    """The same numbers, with the digits to compute exactly with them."""
+    k, v, w, u = (None if z is None else z.double() for z in case[:4])
+    assert k is not None
+    assert v is not None
+    return Case(k, v, w, u, SoftmaxState(*(z.double() for z in case.state)), case.reset)
 
 
 @st.composite
@@ -164,13 +172,10 @@ def test_triton_agrees_with_the_reference(case: Case) -> None:
 def test_triton_reads_and_writes_every_precision(dtype: torch.dtype, heads: int) -> None:
     case = make_case(1, 2, 11, heads, 5 // heads, decay=True, bonus=True, resets=0.0, dtype=torch.float32)
     half = case._replace(k=case.k.to(dtype), v=case.v.to(dtype))
-    exact = Case(
-        *(None if z is None else z.double() for z in half[:4]), SoftmaxState(*(z.double() for z in case[4])), None
-    )
     actual = run(half, "triton")
     assert actual[0].dtype == actual[4].dtype == dtype
     assert all(z.dtype == torch.float32 for z in actual[1:4])
-    for name, a, b in zip(NAMES, actual, run(exact, "reference"), strict=True):
+    for name, a, b in zip(NAMES, actual, run(in_float64(half), "reference"), strict=True):
         assert_close(a, b, torch.float32 if name in ("m", "num", "den") else dtype, name)  # gradients from those of y
 
 
@@ -183,10 +188,7 @@ def test_triton_takes_wide_heads(channels: int) -> None:
 @pytest.mark.parametrize("backend", PLAIN)
 @given(case=cases(torch.float32))
 def test_float32_is_near_the_float64_reference(backend: str, case: Case) -> None:
-    wide = Case(
-        *(None if z is None else z.double() for z in case[:4]), SoftmaxState(*(z.double() for z in case[4])), case[5]
-    )
-    compare(run(case, backend), run(wide, "reference"), torch.float32, backend)
+    compare(run(case, backend), run(in_float64(case), "reference"), torch.float32, backend)
 
 
 @pytest.mark.parametrize("backend", PLAIN)
@@ -399,6 +401,27 @@ def test_gradients_of_decays_keep_their_digits_over_long_sums() -> None:
         y, _ = softmax_scan(k.to(dtype), v.to(dtype), w, u)
         found.append(torch.cat([z.double() for z in torch.autograd.grad((y * v.to(dtype)).sum(), (w, u))]))
     assert float(((found[0] - found[1]) / found[1]).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("backend", "T", "count", "w"), [("numba", 32768, 1, 1e-4), ("numba", 32768, 5, 1e-4), ("triton", 600, 1, 1e-3)]
+)
+def test_float32_keeps_its_digits_over_long_memories(backend: str, T: int, count: int, w: float) -> None:
+    """In one piece and in several: a decayed m is rounded alike at every step, and not alike in another piece."""
+    case = make_case(5, 1, T, 4, 4, decay=True, bonus=False, resets=0.0, scale=1.0, dtype=torch.float32)
+    case = case._replace(k=case.k + 30, w=torch.full((4,), w))
+
+    def outputs(case: Case, backend: str) -> list[Tensor]:
+        k, v, decay, _, *state = wanted = leaves(case, DEVICE.get(backend, "cpu"))
+        with resurge.backend(backend):
+            y, _ = softmax_scan(k, v, decay, None, tuple(state))
+            return [z.detach().cpu() for z in (y, *gradients(weighted(y), wanted))]
+
+    with threads(count):
+        found = outputs(case, backend)
+    for name, a, b in zip(("y", *NAMES[4:]), found, outputs(in_float64(case), "numba"), strict=True):
+        if b.numel():
+            assert float((a - b).abs().max() / b.abs().max()) < 2e-5, name
 
 
 @pytest.mark.parametrize("resets", [0.0, 0.3])

@@ -57,10 +57,10 @@ def scan(
 def join(past: SoftmaxState, later: SoftmaxState, decay: Tensor, linked: Tensor) -> SoftmaxState:
     """The state of `past` (..., H), decayed by e^-decay, and what came `later`; that alone where not linked."""
     past = emptied(past, ~linked)
-    m, a, b = weights(past.m, later.m, decay)
-    shape = (m.shape[-1], -1)
-    num = a[..., None] * past.num.unflatten(-1, shape) + b[..., None] * later.num.unflatten(-1, shape)
-    return SoftmaxState(m, num.flatten(-2), a * past.den + b * later.den)
+    m, a, e, b = weights(past.m, later.m, decay)
+    before, behind = (state.num.unflatten(-1, (m.shape[-1], -1)) for state in (past, later))
+    num = a[..., None] * before + (e[..., None] * before + b[..., None] * behind)
+    return SoftmaxState(m, num.flatten(-2), a * past.den + (e * past.den + b * later.den))
 
 
 def _rows(state: SoftmaxState) -> SoftmaxState:

@@ -65,17 +65,24 @@ def _emptied(at, within, cut, num, m, den, CUT: tl.constexpr):
 
 @triton.jit
 def _weights(k, w, u, m, den, BONUS: tl.constexpr):
-    """(weights of the sums so far and of this step, of both in the output, m after the step)."""
+    """(weight of the sums so far, its rounding error, that of this step, those of both in the output, m after it).
+
+    Left out, the rounding of a weight next to 1 would be another decay: it is always the same where m stands.
+    """
     after = tl.maximum(k, m - w)
     apart = (m - after) - w
-    apart = tl.where(k == after, apart, tl.minimum(tl.maximum(apart, -MOST), MOST))
-    a, b = tl.exp(apart), tl.exp(k - after)
+    fresh = k == after
+    error = tl.minimum(tl.maximum(apart, -MOST), MOST)
+    change = error * (1 + 0.5 * error)
+    a = tl.where(fresh, tl.exp(apart), 1 + change)
+    e = tl.where(fresh, 0.0, change - (a - 1))
+    b = tl.exp(k - after)
     of_past, of_present = a, b
     if BONUS:
         largest = tl.maximum(m, k + u)
         of_past, of_present = tl.exp(m - largest), tl.exp(k + u - largest)
     scale = 1 / (of_past * den + of_present)
-    return a, b, of_past * scale, of_present * scale, after
+    return a, e, b, of_past * scale, of_present * scale, after
 
 
 @triton.jit(do_not_specialize=["T", "length", "pieces"])
@@ -116,11 +123,11 @@ def softmax_forward(
                 _store(borders, i, H, D, h, d, inside & within, lead & within, num, m, den)
             num, m, den = _emptied(b * T + t, within, cut, num, m, den, CUT)
             k_t, v_t, weight = loaded[3 * s], loaded[3 * s + 1], loaded[3 * s + 2]
-            past, now, r, c, after = _weights(k_t, decay, bonus, m, den, BONUS)
+            a, e, now, r, c, after = _weights(k_t, decay, bonus, m, den, BONUS)
             if not JOIN:
                 tl.store(y + (b * T + t) * D + d, (r * num + c * v_t).to(y.dtype.element_ty), inside & within)
-            num = tl.where(within, past * num + now * v_t, num)
-            den = tl.where(within, past * den + now * weight, den)
+            num = tl.where(within, a * num + (e * num + now * v_t), num)
+            den = tl.where(within, a * den + (e * den + now * weight), den)
             m = tl.where(within, after, m)
     _store(lasts, b * pieces + piece, H, D, h, d, inside, lead, num, m, den)
 
@@ -146,7 +153,8 @@ def softmax_backward(
     if BONUS:
         bonus = tl.load(u + h, inside, 0.0)
     dw_sum, du_sum = tl.zeros_like(rest), tl.zeros_like(rest)
-    gain, largest = tl.zeros_like(rest) + 1, tl.zeros_like(rest) + 1
+    # in float32 a product of factors next to 1 would not change
+    gain, largest = tl.zeros_like(rest).to(tl.float64) + 1, tl.zeros_like(rest) + 1
     blocks = tl.cdiv(stop - start, EACH)
     for block in range(blocks):
         t0 = start + (blocks - 1 - block) * EACH
@@ -163,8 +171,15 @@ def softmax_backward(
         for j in tl.static_range(EACH):
             num, m, den = _emptied(b * T + t0 + j, t0 + j < stop, cut, num, m, den, CUT)
             states = states + (num, m, den)
-            a, now, r, c, m = _weights(loaded[3 * j], decay, bonus, m, den, False)
-            num, den = a * num + now * loaded[3 * j + 1], a * den + now
+            a, e, now, r, c, m = _weights(loaded[3 * j], decay, bonus, m, den, False)
+            num, den = a * num + (e * num + now * loaded[3 * j + 1]), a * den + (e * den + now)
+        # the next piece begins with the sums that this one ends with, divided by another e^m
+        other = inside & (block == 0) & (stop < T)
+        at = borders + (b * ((T - 1) // EACH) + stop // EACH - 1) * (D + 2 * H) + D + H
+        ratio = tl.where(other, tl.load(at + h, other, 0.0) / den, 1.0)
+        g_num, g_den = ratio * g_num, ratio * g_den
+        if FIRST:
+            gain = ratio.to(tl.float64) * gain
         dw_part, du_part = tl.zeros_like(rest), tl.zeros_like(rest)
         for j in tl.static_range(EACH - 1, -1, -1):
             t = t0 + j
@@ -174,8 +189,8 @@ def softmax_backward(
             v_t = tl.load(v + at * D + d, inside & within, 0.0).to(dtype)
             g = loaded[3 * j + 2]
             num, m, den = states[3 * j], states[3 * j + 1], states[3 * j + 2]
-            a, now, r, c, m = _weights(k_t, decay, bonus, m, den, BONUS)
-            a = tl.where(within, a, 1.0)
+            a, e, now, r, c, m = _weights(k_t, decay, bonus, m, den, BONUS)
+            a, e = tl.where(within, a, 1.0), tl.where(within, e, 0.0)
             now, r, c = tl.where(within, now, 0.0), tl.where(within, r, 0.0), tl.where(within, c, 0.0)
             y = r * num + c * v_t
             to_u = c * tl.sum(g * (v_t - y), 1, keep_dims=True)
@@ -195,15 +210,16 @@ def softmax_backward(
                         dw_part += to_u
                 if BONUS:
                     du_part += to_u
-            g_den = a * g_den - r * held
-            g_num = a * g_num + r * g
+            g_den = a * g_den + (e * g_den - r * held)
+            g_num = a * g_num + (e * g_num + r * g)
             if FIRST:
-                gain, largest = gain * a, tl.where(within & (k_t == m), 0.0, largest)
+                gain = (a.to(tl.float64) + e.to(tl.float64)) * gain
+                largest = tl.where(within & (k_t == m), 0.0, largest)
             if CUT:  # the state before is taken as empty, and no gradient goes to it
                 linked = tl.load(cut + b * T + t, within, 0) == 0
                 g_num, g_den = tl.where(linked, g_num, 0.0), tl.where(linked, g_den, 0.0)
-                rest, gain = tl.where(linked, rest, 0.0), tl.where(linked, gain, 0.0)
-                largest = tl.where(linked, largest, 0.0)
+                rest = tl.where(linked, rest, 0.0)
+                gain, largest = tl.where(linked, gain, 0.0), tl.where(linked, largest, 0.0)
         dw_sum += dw_part
         du_sum += du_part
     row = b * pieces + piece
