@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from thread_counts import same_on_any_threads
+from thread_counts import same_on_any_threads, threads
 from tolerances import assert_close
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -296,6 +296,20 @@ def test_rows_and_threads_change_no_bit() -> None:
     found = run(alone, "numba")
     for name in ("y", "h_last"):
         assert torch.equal(found[name], whole[name][1:2])
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("resets", [0.0, 0.0005])
+def test_few_long_rows_are_cut_in_pieces_for_the_threads(full: bool, resets: float) -> None:
+    case = make_case(12, 1, 2700, 5, 3, full=full, resets=resets)
+    case = case._replace(delta=case.delta - 6)  # memories longer than a piece
+    with threads(1):
+        whole = run(case, "numba")
+    for count in (2, 3, 5):  # two are pieces for the backward pass alone
+        with threads(count):
+            found = run(case, "numba")
+        assert any(not torch.equal(found[name], value) for name, value in whole.items())  # it was cut
+        assert_same(found, whole, what=f"{count} threads")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,9 +1,10 @@
 """numba kernels of the selective scan.
 
-A task is a block of channels of one row of the batch. Its state lies in rows of channels, one a component n, so that
-the loops run over channels side by side in memory, with B_t[n] and C_t[n] as plain numbers; arrays come flat, and
-the loops over slices of one axis become vector instructions. The width of a block depends on D alone, so that the
-number of threads changes no bit.
+A task is a block of channels of one row of the batch, over one piece of the steps. Its state lies in rows of channels,
+one a component n, so that the loops run over channels side by side in memory, with B_t[n] and C_t[n] as plain numbers;
+arrays come flat, and the loops over slices of one axis become vector instructions. The width of a block depends on D
+alone. There is one piece, and the number of threads changes no bit, unless rows are too few for the threads and long:
+what each piece comes to on its own is then found first, and joined by the kernel of the diagonal scan.
 
 Time goes in chunks of `every` steps. The forward pass keeps the state before each, in `borders` (B, chunks - 1, N, D);
 the backward pass computes the states of a chunk anew, in memory that stays in the cache, and walks back through them.
@@ -14,8 +15,14 @@ import torch
 from torch import Tensor
 
 from resurge.jit import jit, summing
+from resurge.ops.diagonal import cpu as diagonal
+from resurge.ops.diagonal.form import PLAIN
 from resurge.ops.elementary import exp, sigmoid, softplus
 from resurge.ops.threads import flat, flushing, run
+
+# Fewer steps a piece, or fewer pieces, are not worth a pass of their own.
+_SHORTEST = 512
+_FEWEST_FORWARD, _FEWEST_BACKWARD = 3, 2
 
 
 @jit
@@ -63,16 +70,18 @@ def _gate(z, gate):  # type: ignore[no-untyped-def]
 
 @jit
 def _forward(  # type: ignore[no-untyped-def]
-    u, delta, A, B, C, skip, z, bias, h0, dt, cut, every, T, N, D, width, blocks, y, last, borders, r0, r1, _0, _1
-):
+    u, delta, A, B, C, skip, z, bias, dt, cut, every, T, length, pieces, N, D, width, blocks,
+    starts, y, lasts, borders, r0, r1, _0, _1,
+):  # fmt: skip
     chunks = (T - 1) // every + 1
     for r in range(r0, r1):
-        b, c0 = r // blocks, (r % blocks) * width
+        row, c0 = r // blocks, (r % blocks) * width
+        b, first = row // pieces, row % pieces * length
         n = min(width, D - c0)
         A_, skip_, bias_ = _take(A, N, D, c0, n), skip[c0:][:n], bias[c0:][:n]
-        h = _take(h0[b * N * D :], N, D, c0, n)
+        h = _take(starts[row * N * D :], N, D, c0, n)
         step, x, gate = np.empty(n, u.dtype), np.empty(n, u.dtype), np.empty(n, u.dtype)
-        for t in range(T):
+        for t in range(first, min(first + length, T)):
             at = b * T + t
             if t > 0 and t % every == 0:
                 _put(h, n, borders[(b * (chunks - 1) + t // every - 1) * N * D :], N, D, c0)
@@ -94,7 +103,61 @@ def _forward(  # type: ignore[no-untyped-def]
                 _gate(z[at * D + c0 :][:n], gate)
                 for d in range(n):
                     y_t[d] *= gate[d]
-        _put(h, n, last[b * N * D :], N, D, c0)
+        _put(h, n, lasts[row * N * D :], N, D, c0)
+
+
+@jit
+def _summary(  # type: ignore[no-untyped-def]
+    u, delta, A, B, C, skip, z, bias, dt, cut, every, T, length, pieces, N, D, width, blocks, dy, backward, gain, end,
+    r0, r1, _0, _1,
+):  # fmt: skip
+    """What a piece ends with if it starts from zero, and how much of what it starts from is left then.
+
+    `backward`: the gradient in front of it if there is none behind, and how much is left of one behind.
+    """
+    zero = u.dtype.type(0)
+    for r in range(r0, r1):
+        row, c0 = r // blocks, (r % blocks) * width
+        b, first = row // pieces, row % pieces * length
+        n, steps = min(width, D - c0), min(length, T - first)
+        A_, bias_ = _take(A, N, D, c0, n), bias[c0:][:n]
+        h, step, x, to_y = np.zeros(N * n, u.dtype), np.empty(n, u.dtype), np.empty(n, u.dtype), np.empty(n, u.dtype)
+        elapsed, linked = np.zeros(n), True
+        for i in range(steps):
+            at = b * T + first + (steps - 1 - i if backward else i)
+            is_cut = cut.size > 0 and cut[at]
+            linked = linked and not is_cut
+            _open(delta[at * D + c0 :][:n], u[at * D + c0 :][:n], bias_, step, x)
+            if dt.size > 0:
+                _scale(step, dt[at])
+                _scale(x, dt[at])
+            for d in range(n):
+                elapsed[d] += step[d]
+            if backward:
+                to_y[:] = dy[at * D + c0 :][:n]
+                if z.size > 0:
+                    _gate(z[at * D + c0 :][:n], x)
+                    for d in range(n):
+                        to_y[d] *= x[d]
+                for k in range(N):
+                    A_k, h_k, C_k = A_[k * n :][:n], h[k * n :][:n], C[at * N + k]
+                    for d in range(n):
+                        h_k[d] = exp(step[d] * A_k[d]) * (h_k[d] + C_k * to_y[d])
+            if is_cut:
+                h[:] = 0
+            if not backward:
+                for k in range(N):
+                    A_k, h_k, B_k = A_[k * n :][:n], h[k * n :][:n], B[at * N + k]
+                    for d in range(n):
+                        h_k[d] = exp(step[d] * A_k[d]) * h_k[d] + B_k * x[d]
+        for d in range(n):
+            step[d] = elapsed[d]
+        for k in range(N):
+            A_k = A_[k * n :][:n]
+            for d in range(n):
+                A_k[d] = exp(step[d] * A_k[d]) if linked else zero
+        _put(A_, n, gain[row * N * D :], N, D, c0)
+        _put(h, n, end[row * N * D :], N, D, c0)
 
 
 @jit
@@ -143,43 +206,45 @@ def _behind(g, decay, before, A, step, w, to_step, dA, is_cut, N, n):  # type: i
 
 @jit
 def _backward(  # type: ignore[no-untyped-def]
-    u, delta, A, B, C, skip, z, bias, h0, dt, cut, every, T, N, D, width, blocks, borders, dy, dlast,
-    du, ddelta, dA, dB, dC, dskip, dz, dbias, dh0, ddt, r0, r1, _0, _1,
+    u, delta, A, B, C, skip, z, bias, dt, cut, every, T, length, pieces, N, D, width, blocks, h0, borders, dy, carries,
+    du, ddelta, dA, dB, dC, dskip, dz, dbias, fronts, ddt, r0, r1, _0, _1,
 ):  # fmt: skip
     """g_t = C_t dy_t + exp(Δ_{t+1} A) g_{t+1}, and from it all gradients; sums over time in float64, by chunks."""
     chunks = (T - 1) // every + 1
     kind, zero = u.dtype, u.dtype.type(0)
     for r in range(r0, r1):
-        b, block = r // blocks, r % blocks
+        row, block = r // blocks, r % blocks
+        b, begin = row // pieces, row % pieces * length
+        end = min(begin + length, T)
         c0 = block * width
         n = min(width, D - c0)
         size = N * n
         A_, skip_, bias_ = _take(A, N, D, c0, n), skip[c0:][:n], bias[c0:][:n]
-        g = _take(dlast[b * N * D :], N, D, c0, n)
+        g = _take(carries[row * N * D :], N, D, c0, n)
         most = min(every, T)
         decays, states, w = np.empty(most * size, kind), np.empty((most + 1) * size, kind), np.empty(size, kind)
         step, x, y = np.empty(most * n, kind), np.empty(most * n, kind), np.empty(most * n, kind)
         other, to_y, to_x, to_step = np.empty(n, kind), np.empty(n, kind), np.empty(n, kind), np.empty(n, kind)
         sum_A, sum_skip, sum_bias = np.zeros(size, kind), np.zeros(n, kind), np.zeros(n, kind)
-        for chunk in range(chunks - 1, -1, -1):
+        for chunk in range((end - 1) // every, begin // every - 1, -1):
             first = chunk * every
-            steps, at = min(every, T - first), b * T + first
+            steps, at = min(every, end - first), b * T + first
             start = borders[(b * (chunks - 1) + chunk - 1) * N * D :] if chunk > 0 else h0[b * N * D :]
             states[:size] = _take(start, N, D, c0, n)
             for s in range(steps):
-                step_s, x_s, row = step[s * n :][:n], x[s * n :][:n], (at + s) * D + c0
-                _open(delta[row:][:n], u[row:][:n], bias_, step_s, x_s)
+                step_s, x_s, place = step[s * n :][:n], x[s * n :][:n], (at + s) * D + c0
+                _open(delta[place:][:n], u[place:][:n], bias_, step_s, x_s)
                 if dt.size > 0:
                     _scale(step_s, dt[at + s])
                     _scale(x_s, dt[at + s])
             _again(A_, B, step, x, skip_, u, cut, C, decays, states, y, at, steps, N, D, c0, n, z.size > 0)
             for s in range(steps - 1, -1, -1):
-                t, row = at + s, (at + s) * D + c0
-                u_t, dy_t, du_t = u[row:][:n], dy[row:][:n], du[row:][:n]
-                delta_t, ddelta_t = delta[row:][:n], ddelta[row:][:n]
+                t, place = at + s, (at + s) * D + c0
+                u_t, dy_t, du_t = u[place:][:n], dy[place:][:n], du[place:][:n]
+                delta_t, ddelta_t = delta[place:][:n], ddelta[place:][:n]
                 step_s, x_s = step[s * n :][:n], x[s * n :][:n]
                 if z.size > 0:
-                    _ungate(z[row:][:n], dy_t, y[s * n :][:n], to_y, dz[row:][:n])
+                    _ungate(z[place:][:n], dy_t, y[s * n :][:n], to_y, dz[place:][:n])
                 else:
                     to_y[:] = dy_t
                 to_x[:] = 0
@@ -190,9 +255,9 @@ def _backward(  # type: ignore[no-untyped-def]
                         value = g_k[d] + C_k * to_y[d]
                         g_k[d] = value
                         to_x[d] += B_k * value
-                    place = (block * B.size // N + t) * N + k
-                    dB[place] = _dot(g_k, x_s, zero)
-                    dC[place] = _dot(states[(s + 1) * size + k * n :][:n], to_y, zero)
+                    at_k = (block * B.size // N + t) * N + k
+                    dB[at_k] = _dot(g_k, x_s, zero)
+                    dC[at_k] = _dot(states[(s + 1) * size + k * n :][:n], to_y, zero)
                 _behind(
                     g, decays[s * size :][:size], states[s * size :][:size], A_, step_s, w, to_step, sum_A,
                     cut.size > 0 and cut[t], N, n,
@@ -207,10 +272,10 @@ def _backward(  # type: ignore[no-untyped-def]
                     ddt[block * (B.size // N) + t] = _dot(to_step, other, zero)
                     _scale(to_step, dt[t])
                 _close(delta_t, bias_, to_step, other, ddelta_t, sum_bias)
-            _add(sum_A, n, dA[b * N * D :], N, D, c0)
-            _add(sum_skip, n, dskip[b * D :], 1, D, c0)
-            _add(sum_bias, n, dbias[b * D :], 1, D, c0)
-        _put(g, n, dh0[b * N * D :], N, D, c0)
+            _add(sum_A, n, dA[row * N * D :], N, D, c0)
+            _add(sum_skip, n, dskip[row * D :], 1, D, c0)
+            _add(sum_bias, n, dbias[row * D :], 1, D, c0)
+        _put(g, n, fronts[row * N * D :], N, D, c0)
 
 
 @jit
@@ -247,14 +312,33 @@ def _width(D: int) -> int:
     return min(128, max(64, -(-D // 4)))
 
 
-def _arguments(u, delta, A, B, C, skip, z, bias, h0, dt, cut, every):  # type: ignore[no-untyped-def]
-    """What both kernels take; empty arrays for what is None, and in the end the number of blocks."""
-    (_, T, D), N = u.shape, A.shape[1]
+def _plan(u, delta, A, B, C, skip, z, bias, dt, cut, every, fewest):  # type: ignore[no-untyped-def]
+    """What all kernels take, with empty arrays for what is None; and the numbers of pieces and of tasks.
+
+    Fewer than `fewest` pieces are one.
+    """
+    (rows, T, D), N = u.shape, A.shape[1]
     width = _width(D)
+    blocks = -(-D // width)
+    wanted = min(torch.get_num_threads() // (rows * blocks), T // _SHORTEST)
+    length = -(-T // wanted // every) * every if wanted >= fewest else T
+    pieces = -(-T // length)
     z, dt = (u[:0] if v is None else v for v in (z, dt))
-    real = (u, delta, A.t(), B, C, skip, z, bias, h0.mT, dt)
-    tensors = (*(flat(v) for v in real), flat(cut))
-    return *tensors, every, T, N, D, width, -(-D // width)
+    tensors = (*(flat(v) for v in (u, delta, A.t(), B, C, skip, z, bias, dt)), flat(cut))
+    return (*tensors, every, T, length, pieces, N, D, width, blocks), pieces, rows * pieces * blocks
+
+
+def _edges(arguments, edge, dy, pieces, tasks, elements):  # type: ignore[no-untyped-def]
+    """What each piece starts from, (B, pieces, N, D): the state before it, or with dy the gradient from behind it."""
+    if pieces == 1:
+        return edge[:, None]
+    backward = dy is not None
+    gain, end = torch.empty(2, len(edge), pieces, *edge.shape[1:], dtype=edge.dtype)
+    run(flushing(_summary), (*arguments, flat(dy), backward, flat(gain), flat(end)), tasks, 1, elements)
+    across, _ = diagonal.forward(gain.flatten(2), end.flatten(2), edge.flatten(1), None, backward, PLAIN)
+    across = across.view(gain.shape)
+    parts = (across[:, 1:], edge[:, None]) if backward else (edge[:, None], across[:, :-1])
+    return torch.cat(parts, 1)
 
 
 def forward(
@@ -263,12 +347,13 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(y, last state, states before all chunks but the first), as `reference.scan`."""
     (rows, T, D), N = u.shape, A.shape[1]
-    y, last = u.new_empty(u.shape), h0.new_empty(rows, N, D)
+    arguments, pieces, tasks = _plan(u, delta, A, B, C, skip, z, bias, dt, cut, every, _FEWEST_FORWARD)
+    starts = _edges(arguments, h0.mT, None, pieces, tasks, u.numel() * N)
+    y, lasts = u.new_empty(u.shape), h0.new_empty(rows, pieces, N, D)
     borders = h0.new_empty(rows, (T - 1) // every, N, D)
-    arguments = _arguments(u, delta, A, B, C, skip, z, bias, h0, dt, cut, every)
-    results = (flat(v) for v in (y, last, borders))
-    run(flushing(_forward), (*arguments, *results), rows * arguments[-1], 1, u.numel() * N)
-    return y, last.mT.contiguous(), borders
+    results = (flat(v) for v in (y, lasts, borders))
+    run(flushing(_forward), (*arguments, flat(starts), *results), tasks, 1, u.numel() * N)
+    return y, lasts[:, -1].mT.contiguous(), borders
 
 
 def backward(
@@ -277,15 +362,16 @@ def backward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The gradients to u, delta, A, B, C, skip, z, bias, h0 and dt; empty ones to what is None."""
     (rows, T, D), N = u.shape, A.shape[1]
-    arguments = _arguments(u, delta, A, B, C, skip, z, bias, h0, dt, cut, every)
-    blocks = arguments[-1]
+    arguments, pieces, tasks = _plan(u, delta, A, B, C, skip, z, bias, dt, cut, every, _FEWEST_BACKWARD)
+    carries = _edges(arguments, dlast.mT, dy, pieces, tasks, u.numel() * N)
+    blocks = tasks // (rows * pieces)
     du, ddelta, dz = u.new_empty(u.shape), u.new_empty(u.shape), u.new_empty(0 if z is None else u.shape)
-    dA, dskip, dbias = (torch.zeros(rows, *shape, dtype=torch.float64) for shape in ((N, D), (D,), (D,)))
+    dA, dskip, dbias = (torch.zeros(rows * pieces, *shape, dtype=torch.float64) for shape in ((N, D), (D,), (D,)))
     dB, dC = u.new_empty(blocks, rows, T, N), u.new_empty(blocks, rows, T, N)
-    dh0, ddt = h0.new_empty(rows, N, D), u.new_empty(blocks, *(0,) if dt is None else (rows, T))
-    gradients = (du, ddelta, dA, dB, dC, dskip, dz, dbias, dh0, ddt)
-    tensors = (flat(v) for v in (borders, dy, dlast.mT, *gradients))
-    run(flushing(_backward), (*arguments, *tensors), rows * blocks, 1, u.numel() * N)
+    fronts, ddt = h0.new_empty(rows, pieces, N, D), u.new_empty(blocks, *(0,) if dt is None else (rows, T))
+    gradients = (du, ddelta, dA, dB, dC, dskip, dz, dbias, fronts, ddt)
+    tensors = (flat(v) for v in (h0.mT, borders, dy, carries, *gradients))
+    run(flushing(_backward), (*arguments, *tensors), tasks, 1, u.numel() * N)
     dA, dskip, dbias = (v.sum(0).to(A.dtype) for v in (dA, dskip, dbias))
     dB, dC, ddt = (v.sum(0) for v in (dB, dC, ddt))
-    return du, ddelta, dA.t().contiguous(), dB, dC, dskip, dz, dbias, dh0.mT.contiguous(), ddt
+    return du, ddelta, dA.t().contiguous(), dB, dC, dskip, dz, dbias, fronts[:, 0].mT.contiguous(), ddt
