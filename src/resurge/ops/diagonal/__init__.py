@@ -110,7 +110,7 @@ def _check(a: Tensor, x: Tensor, h0: Tensor | None, reset: Tensor | None, *, pai
         raise ResurgeError(f"x must have shape (B, T, {axes}) with B, T, D >= 1, and has {tuple(x.shape)}")
     B, T, *row = x.shape
     D = row[-1]
-    if tuple(a.shape) not in ((*row,), (T, *row), (B, T, *row), (B, 1, *row)):
+    if not _fits(a, (*row,), (T, *row), (B, T, *row), (B, 1, *row)):
         raise ResurgeError(
             f"{name} must have shape ({axes}), (T, {axes}), (B, T, {axes}) or (B, 1, {axes}) for B={B}, T={T}, D={D}, "
             f"and has {tuple(a.shape)}"
@@ -149,11 +149,14 @@ def _scan(
     return h.to(x.dtype), h_last
 
 
+def _fits(tensor: Tensor, *shapes: tuple[int, ...]) -> bool:
+    """Whether it has one of the shapes. Those of other lengths are not looked into: a traced T would be tied to B."""
+    return any(tensor.dim() == len(shape) and tuple(tensor.shape) == shape for shape in shapes)
+
+
 def with_axes(a: Tensor, x: Tensor) -> Tensor:
     """Coefficients of any shape allowed as (1 or B, 1 or T, ...)."""
-    if a.shape == x.shape[2:]:
-        a = a[None]
-    return a[None] if a.dim() < x.dim() else a
+    return a[(None,) * (x.dim() - a.dim())]
 
 
 def behind(reset: Tensor) -> Tensor:

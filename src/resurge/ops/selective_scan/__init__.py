@@ -136,7 +136,7 @@ def _(
     h0: Tensor, dt: Tensor | None, cut: Tensor | None, every: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     rows, T, D = u.shape
-    return u.new_empty(u.shape), h0.new_empty(h0.shape), h0.new_empty(rows, (T - 1) // every, A.shape[1], D)
+    return u.new_empty(u.shape), h0.new_empty(h0.shape), h0.new_empty(rows, (T - 1) // every + 2, A.shape[1], D)
 
 
 @operator("selective_scan_backward")

@@ -6,8 +6,9 @@ arrays come flat, and the loops over slices of one axis become vector instructio
 alone. There is one piece, and the number of threads changes no bit, unless rows are too few for the threads and long:
 what each piece comes to on its own is then found first, and joined by the kernel of the diagonal scan.
 
-Time goes in chunks of `every` steps. The forward pass keeps the state before each, in `borders` (B, chunks - 1, N, D);
-the backward pass computes the states of a chunk anew, in memory that stays in the cache, and walks back through them.
+Time goes in chunks of `every` steps. The forward pass keeps the state before each and the last one, in `borders`
+(B, chunks + 1, N, D); the backward pass computes the states of a chunk anew, in memory that stays in the cache, and
+walks back through them.
 """
 
 import numpy as np
@@ -71,7 +72,7 @@ def _gate(z, gate):  # type: ignore[no-untyped-def]
 @jit
 def _forward(  # type: ignore[no-untyped-def]
     u, delta, A, B, C, skip, z, bias, dt, cut, every, T, length, pieces, N, D, width, blocks,
-    starts, y, lasts, borders, r0, r1, _0, _1,
+    starts, y, borders, r0, r1, _0, _1,
 ):  # fmt: skip
     chunks = (T - 1) // every + 1
     for r in range(r0, r1):
@@ -83,8 +84,8 @@ def _forward(  # type: ignore[no-untyped-def]
         step, x, gate = np.empty(n, u.dtype), np.empty(n, u.dtype), np.empty(n, u.dtype)
         for t in range(first, min(first + length, T)):
             at = b * T + t
-            if t > 0 and t % every == 0:
-                _put(h, n, borders[(b * (chunks - 1) + t // every - 1) * N * D :], N, D, c0)
+            if t % every == 0:
+                _put(h, n, borders[(b * (chunks + 1) + t // every) * N * D :], N, D, c0)
             if cut.size > 0 and cut[at]:
                 h[:] = 0
             u_t, y_t, B_t, C_t = u[at * D + c0 :][:n], y[at * D + c0 :][:n], B[at * N :][:N], C[at * N :][:N]
@@ -103,7 +104,8 @@ def _forward(  # type: ignore[no-untyped-def]
                 _gate(z[at * D + c0 :][:n], gate)
                 for d in range(n):
                     y_t[d] *= gate[d]
-        _put(h, n, lasts[row * N * D :], N, D, c0)
+        if first + length >= T:
+            _put(h, n, borders[(b * (chunks + 1) + chunks) * N * D :], N, D, c0)
 
 
 @jit
@@ -206,7 +208,7 @@ def _behind(g, decay, before, A, step, w, to_step, dA, is_cut, N, n):  # type: i
 
 @jit
 def _backward(  # type: ignore[no-untyped-def]
-    u, delta, A, B, C, skip, z, bias, dt, cut, every, T, length, pieces, N, D, width, blocks, h0, borders, dy, carries,
+    u, delta, A, B, C, skip, z, bias, dt, cut, every, T, length, pieces, N, D, width, blocks, borders, dy, carries,
     du, ddelta, dA, dB, dC, dskip, dz, dbias, fronts, ddt, r0, r1, _0, _1,
 ):  # fmt: skip
     """g_t = C_t dy_t + exp(Δ_{t+1} A) g_{t+1}, and from it all gradients; sums over time in float64, by chunks."""
@@ -229,8 +231,7 @@ def _backward(  # type: ignore[no-untyped-def]
         for chunk in range((end - 1) // every, begin // every - 1, -1):
             first = chunk * every
             steps, at = min(every, end - first), b * T + first
-            start = borders[(b * (chunks - 1) + chunk - 1) * N * D :] if chunk > 0 else h0[b * N * D :]
-            states[:size] = _take(start, N, D, c0, n)
+            states[:size] = _take(borders[(b * (chunks + 1) + chunk) * N * D :], N, D, c0, n)
             for s in range(steps):
                 step_s, x_s, place = step[s * n :][:n], x[s * n :][:n], (at + s) * D + c0
                 _open(delta[place:][:n], u[place:][:n], bias_, step_s, x_s)
@@ -345,15 +346,14 @@ def forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor, z: Tensor | None, bias: Tensor, h0: Tensor,
     dt: Tensor | None, cut: Tensor | None, every: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(y, last state, states before all chunks but the first), as `reference.scan`."""
+    """(y, last state), as `reference.scan`; and the states before all chunks and after the last one."""
     (rows, T, D), N = u.shape, A.shape[1]
     arguments, pieces, tasks = _plan(u, delta, A, B, C, skip, z, bias, dt, cut, every, _FEWEST_FORWARD)
     starts = _edges(arguments, h0.mT, None, pieces, tasks, u.numel() * N)
-    y, lasts = u.new_empty(u.shape), h0.new_empty(rows, pieces, N, D)
-    borders = h0.new_empty(rows, (T - 1) // every, N, D)
-    results = (flat(v) for v in (y, lasts, borders))
+    y, borders = u.new_empty(u.shape), h0.new_empty(rows, (T - 1) // every + 2, N, D)
+    results = (flat(v) for v in (y, borders))
     run(flushing(_forward), (*arguments, flat(starts), *results), tasks, 1, u.numel() * N)
-    return y, lasts[:, -1].mT.contiguous(), borders
+    return y, borders[:, -1].mT.contiguous(), borders
 
 
 def backward(
@@ -370,7 +370,7 @@ def backward(
     dB, dC = u.new_empty(blocks, rows, T, N), u.new_empty(blocks, rows, T, N)
     fronts, ddt = h0.new_empty(rows, pieces, N, D), u.new_empty(blocks, *(0,) if dt is None else (rows, T))
     gradients = (du, ddelta, dA, dB, dC, dskip, dz, dbias, fronts, ddt)
-    tensors = (flat(v) for v in (h0.mT, borders, dy, carries, *gradients))
+    tensors = (flat(v) for v in (borders, dy, carries, *gradients))
     run(flushing(_backward), (*arguments, *tensors), tasks, 1, u.numel() * N)
     dA, dskip, dbias = (v.sum(0).to(A.dtype) for v in (dA, dskip, dbias))
     dB, dC, ddt = (v.sum(0) for v in (dB, dC, ddt))

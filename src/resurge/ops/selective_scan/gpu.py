@@ -166,21 +166,21 @@ def selective_summary(
 
 @triton.jit(do_not_specialize=["T", "length", "pieces"])
 def selective_forward(
-    u, delta, A, B, C, skip, z, bias, dt, cut, starts, y, last, borders, T, length, pieces,
+    u, delta, A, B, C, skip, z, bias, dt, cut, starts, y, borders, T, length, pieces,
     D: tl.constexpr, N: tl.constexpr, STEPS: tl.constexpr,
     GATED: tl.constexpr, TIMED: tl.constexpr, CUT: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """Outputs, last state and borders, from the states `starts` (B, pieces, N, D) before each piece."""
+    """Outputs and borders, the last state among them, from the states `starts` (B, pieces, N, D) before each piece."""
     b, piece, _block, d = _place(D, N, length, pieces, PAIRS)
     n = tl.arange(0, triton.next_power_of_2(N))
-    dtype: tl.constexpr = last.dtype.element_ty
+    dtype: tl.constexpr = borders.dtype.element_ty
     A_, skip_ = _state(A, d, n, D, N, True), tl.load(skip + d, d < D, 0.0)
     h = _state(starts + (b * pieces + piece) * N * D, d, n, D, N, True)
     line = tl.arange(0, STEPS)
     chunks = tl.cdiv(T, STEPS)
     for start in range(piece * length, tl.minimum(piece * length + length, T), STEPS):
         t = start + line
-        _put_state(borders + (b * (chunks - 1) + start // STEPS - 1) * N * D, h, d, n, D, N, start > 0)
+        _put_state(borders + (b * (chunks + 1) + start // STEPS) * N * D, h, d, n, D, N, True)
         step = _step_size(delta, bias, dt, b, t, T, d, D, dtype, TIMED)
         u_ = _rows(u, b, t, T, d, D, dtype)
         a = _decay(step, A_, cut, b, t, T, CUT)
@@ -193,12 +193,12 @@ def selective_forward(
             out *= z_ * _sigmoid(z_)
         _put_rows(y, out, b, t, T, d, D)
         h = tl.sum(tl.where((line == STEPS - 1)[:, None, None], states, 0.0), 0)
-    _put_state(last + b * N * D, h, d, n, D, N, piece == pieces - 1)
+    _put_state(borders + (b * (chunks + 1) + chunks) * N * D, h, d, n, D, N, piece == pieces - 1)
 
 
 @triton.jit(do_not_specialize=["T", "length", "pieces"])
 def selective_backward(
-    u, delta, A, B, C, skip, z, bias, h0, dt, cut, borders, dy, carry,
+    u, delta, A, B, C, skip, z, bias, dt, cut, borders, dy, carry,
     du, ddelta, dA, dB, dC, dskip, dz, dbias, dh0, ddt, T, length, pieces, rows,
     D: tl.constexpr, N: tl.constexpr, STEPS: tl.constexpr,
     GATED: tl.constexpr, TIMED: tl.constexpr, CUT: tl.constexpr, PAIRS: tl.constexpr,
@@ -210,7 +210,7 @@ def selective_backward(
     """
     b, piece, block, d = _place(D, N, length, pieces, PAIRS)
     n = tl.arange(0, triton.next_power_of_2(N))
-    dtype: tl.constexpr = h0.dtype.element_ty
+    dtype: tl.constexpr = borders.dtype.element_ty
     A_, skip_ = _state(A, d, n, D, N, True), tl.load(skip + d, d < D, 0.0)[None, :]
     bias_ = tl.load(bias + d, d < D, 0.0)[None, :]
     behind = _state(carry + (b * pieces + piece) * N * D, d, n, D, N, True)
@@ -229,8 +229,7 @@ def selective_backward(
         # what arrives at each step from the one before: m_t = a_t h_{t-1} = a_t (m_{t-1} + x_{t-1})
         a = _decay(step, A_, cut, b, t, T, CUT)
         x = _step_size(delta, bias, dt, b, t - 1, T, d, D, dtype, TIMED) * _rows(u, b, t - 1, T, d, D, dtype)
-        h = _state(borders + (b * (chunks - 1) + chunk - 1) * N * D, d, n, D, N, chunk > 0)
-        h += _state(h0 + b * N * D, d, n, D, N, chunk == 0)
+        h = _state(borders + (b * (chunks + 1) + chunk) * N * D, d, n, D, N, True)
         before = x[:, :, None] * _rows(B, b, t - 1, T, n, N, dtype)[:, None, :]
         before = tl.where(is_first, h[None, :, :], before)
         first_decay = tl.sum(tl.where(is_first, a, 0.0), 0)
@@ -303,17 +302,16 @@ def forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor, z: Tensor | None, bias: Tensor, h0: Tensor,
     dt: Tensor | None, cut: Tensor | None, every: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(y, last state, states before all chunks but the first), as `reference.scan`."""
+    """(y, last state), as `reference.scan`; and the states before all chunks and after the last one."""
     plan = _Plan(u, A, z, dt, cut, every)
     u, delta, A, B, C, skip, z, bias, h0, dt, cut = _dense(u, delta, A.t(), B, C, skip, z, bias, h0.mT, dt, cut)
     starts = h0
     if plan.pieces > 1:
         starts = _carried(plan, h0, (u, delta, A, B, C, z, bias, dt, cut, None), backward=False)
-    y, last = torch.empty_like(u), torch.empty_like(h0)
-    borders = h0.new_empty(plan.rows, (plan.T - 1) // every, plan.N, plan.D)
-    tensors = (u, delta, A, B, C, skip, z, bias, dt, cut, starts, y, last, borders)
+    y, borders = torch.empty_like(u), h0.new_empty(plan.rows, (plan.T - 1) // every + 2, plan.N, plan.D)
+    tensors = (u, delta, A, B, C, skip, z, bias, dt, cut, starts, y, borders)
     plan.launch(selective_forward, *tensors, *plan.sizes)
-    return y, last.mT.contiguous(), borders
+    return y, borders[:, -1].mT.contiguous(), borders
 
 
 def _carried(plan: _Plan, edge: Tensor, tensors: tuple[Tensor | None, ...], *, backward: bool) -> Tensor:
@@ -343,7 +341,7 @@ def backward(
     dA, dskip, dbias = (h0.new_empty(rows * plan.pieces, *v.shape) for v in (A, skip, bias))
     dB, dC = h0.new_empty(blocks, rows, T, plan.N), h0.new_empty(blocks, rows, T, plan.N)
     dh0, ddt = torch.empty_like(h0), h0.new_empty(blocks, *(0,) if dt is None else (rows, T))
-    inputs = (u, delta, A, B, C, skip, z, bias, h0, dt, cut, borders, dy, carry)
+    inputs = (u, delta, A, B, C, skip, z, bias, dt, cut, borders, dy, carry)
     gradients = (du, ddelta, dA, dB, dC, dskip, dz, dbias, dh0, ddt)
     plan.launch(selective_backward, *inputs, *gradients, *plan.sizes, rows)
     dA, dskip, dbias, ddt = (v.sum(0) for v in (dA, dskip, dbias, ddt))

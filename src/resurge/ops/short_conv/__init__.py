@@ -62,7 +62,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None,
     if x.dim() != 3 or 0 in x.shape:
         raise ResurgeError(f"x must have shape (B, T, D) with B, T, D >= 1, and has {tuple(x.shape)}")
     B, T, D = x.shape
-    if weight.dim() != 2 or weight.shape[0] != D or weight.shape[1] not in WIDTHS:
+    if weight.dim() != 2 or weight.shape[0] != D or not WIDTHS[0] <= weight.shape[1] <= WIDTHS[-1]:
         raise ResurgeError(
             f"weight must have shape (D, K) with D = {D} and K from {WIDTHS[0]} to {WIDTHS[-1]}, "
             f"and has {tuple(weight.shape)}"

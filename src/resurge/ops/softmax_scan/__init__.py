@@ -1,7 +1,7 @@
 """The running softmax-weighted average of RWKV-4 and Aaren: public functions, checks, registration, backward rule.
 
-Inside, a state is one row of D + 2 H numbers, [num, m, den], and `borders` are the states before every 8th step: the
-backward pass computes the states between them anew.
+Inside, a state is one row of D + 2 H numbers, [num, m, den], and `borders` are the states before the steps 0, 8, ...
+and after the last: the backward pass computes those between anew.
 """
 
 import torch
@@ -164,7 +164,7 @@ def _softmax_scan(
 def _(
     k: Tensor, v: Tensor, w: Tensor | None, u: Tensor | None, start: Tensor, cut: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    borders = start.new_empty(v.shape[0], (v.shape[1] - 1) // EVERY, start.shape[1])
+    borders = start.new_empty(v.shape[0], (v.shape[1] - 1) // EVERY + 2, start.shape[1])
     return v.new_empty(v.shape), start.new_empty(start.shape), borders
 
 

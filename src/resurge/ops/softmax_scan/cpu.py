@@ -146,7 +146,7 @@ def _store(states, row, H, D, h0, h1, num, m, den):  # type: ignore[no-untyped-d
 
 @jit
 def _forward(k, v, w, u, starts, cut, T, length, pieces, H, D, y, borders, lasts, r0, r1, d0, d1):  # type: ignore[no-untyped-def]
-    G, kept = D // H, (T - 1) // EVERY
+    G, kept = D // H, (T - 1) // EVERY + 2
     h0, h1 = -(-d0 // G), -(-d1 // G)  # whole heads: those that begin in the box
     n = h1 - h0
     num, m, den = np.empty(n * G, v.dtype), np.empty(n, v.dtype), np.empty(n, v.dtype)
@@ -157,8 +157,8 @@ def _forward(k, v, w, u, starts, cut, T, length, pieces, H, D, y, borders, lasts
         batch, first = row // pieces, (row % pieces) * length
         _load(starts, row, H, D, h0, h1, num, m, den)
         for t in range(first, min(first + length, T)):
-            if t > 0 and t % EVERY == 0:
-                _store(borders, batch * kept + t // EVERY - 1, H, D, h0, h1, num, m, den)
+            if t % EVERY == 0:
+                _store(borders, batch * kept + t // EVERY, H, D, h0, h1, num, m, den)
             i = batch * T + t
             if cut.size > 0 and cut[i]:
                 num[:] = 0
@@ -226,7 +226,7 @@ def _step_back(r, c, a, e, b, den, spread, held, past, present, plain, g_den, g_
 
 @jit
 def _backward(  # type: ignore[no-untyped-def]
-    k, v, w, u, starts, cut, borders, T, length, pieces, H, D, dy, carries, dk, dv, dw, du, fronts, gains,
+    k, v, w, u, cut, borders, T, length, pieces, H, D, dy, carries, dk, dv, dw, du, fronts, gains,
     r0, r1, d0, d1,
 ):  # fmt: skip
     """`carries` are the gradients from behind each piece, [num, m's rest, den]; `fronts` those in front of it."""
@@ -236,17 +236,17 @@ def _backward(  # type: ignore[no-untyped-def]
     for row in range(r0, r1):
         for h in range(-(-d0 // G), h1, step):
             _backward_block(
-                k, v, w, u, starts, cut, borders, T, length, pieces, H, D, dy, carries, dk, dv, dw, du, fronts, gains,
+                k, v, w, u, cut, borders, T, length, pieces, H, D, dy, carries, dk, dv, dw, du, fronts, gains,
                 row, h, min(h + step, h1),
             )  # fmt: skip
 
 
 @jit
 def _backward_block(  # type: ignore[no-untyped-def]
-    k, v, w, u, starts, cut, borders, T, length, pieces, H, D, dy, carries, dk, dv, dw, du, fronts, gains,
+    k, v, w, u, cut, borders, T, length, pieces, H, D, dy, carries, dk, dv, dw, du, fronts, gains,
     row, h0, h1,
 ):  # fmt: skip
-    G, n, kept = D // H, h1 - h0, (T - 1) // EVERY
+    G, n, kept = D // H, h1 - h0, (T - 1) // EVERY + 2
     d0, N, kind = h0 * G, (h1 - h0) * G, v.dtype
     w, u = w[h0:h1], u[h0:h1]
     nums, weights = np.empty((EVERY + 1) * N, kind), np.empty((EVERY + 1) * 6 * n, kind)
@@ -261,10 +261,7 @@ def _backward_block(  # type: ignore[no-untyped-def]
     for start in range(last - last % EVERY, first - 1, -EVERY):
         steps = min(start + EVERY, last + 1) - start
         num, den = _row(nums, 0, N, 0, N), _row(weights, 5, n, 0, n)
-        if start == 0:
-            _load(starts, batch, H, D, h0, h1, num, m, den)
-        else:
-            _load(borders, batch * kept + start // EVERY - 1, H, D, h0, h1, num, m, den)
+        _load(borders, batch * kept + start // EVERY, H, D, h0, h1, num, m, den)
         for j in range(steps):
             i = batch * T + start + j
             num, den = _row(nums, j, N, 0, N), _row(weights, 6 * j + 5, n, 0, n)
@@ -284,7 +281,7 @@ def _backward_block(  # type: ignore[no-untyped-def]
         if last < start + EVERY and last + 1 < T:
             # The next piece begins with the sums that this one ends with, divided by another e^m: one was rounded at
             # each step, the other comes from joining the pieces.
-            weight = _row(borders, batch * kept + (last + 1) // EVERY - 1, D + 2 * H, D + H + h0, D + H + h1)
+            weight = _row(borders, batch * kept + (last + 1) // EVERY, D + 2 * H, D + H + h0, D + H + h1)
             for h in range(n):
                 gain[h] = weight[h] / after[h]
                 g_den[h] *= gain[h]
@@ -350,10 +347,10 @@ class _Plan:
 def forward(
     k: Tensor, v: Tensor, w: Tensor | None, u: Tensor | None, start: Tensor, cut: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y (B, T, D), the last state (B, D + 2 H), and the states before every 8th step (B, ..., D + 2 H)."""
+    """y (B, T, D), the last state (B, D + 2 H), and the borders (B, ..., D + 2 H)."""
     plan = _Plan(k, v, w, u, cut)
     y = torch.empty(v.shape, dtype=v.dtype)
-    borders = start.new_empty(plan.B, (plan.T - 1) // EVERY, start.shape[1])
+    borders = start.new_empty(plan.B, (plan.T - 1) // EVERY + 2, start.shape[1])
     lasts = start.new_empty(plan.B, plan.pieces, start.shape[1])
     targets = flat(y), flat(borders), flat(lasts)
     starts = start[:, None]
@@ -363,6 +360,7 @@ def forward(
         plan.run(_forward, *plan.inputs, flat(starts), plan.cut, *plan.sizes, *targets)
         starts = _starts(plan, start, lasts, w, cut)
     plan.run(_forward, *plan.inputs, flat(starts), plan.cut, *plan.sizes, *targets)
+    borders[:, -1] = lasts[:, -1]
     return y, lasts[:, -1].clone(), borders
 
 
@@ -388,7 +386,7 @@ def backward(
     dw, du = torch.zeros(2, plan.B * plan.pieces, plan.H, dtype=torch.float64)
     fronts = start.new_empty(plan.B, plan.pieces, start.shape[1])
     gains = start.new_empty(plan.B, plan.pieces, 2, plan.H)
-    inputs = (*plan.inputs, flat(start), plan.cut, flat(borders), *plan.sizes, flat(dy))
+    inputs = (*plan.inputs, plan.cut, flat(borders), *plan.sizes, flat(dy))
     targets = flat(dk), flat(dv), flat(dw), flat(du), flat(fronts), flat(gains)
     behind = beyond_a_shift(dlast, last, plan.H, -1)
     carries = behind[:, None]

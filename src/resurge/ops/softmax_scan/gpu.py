@@ -91,7 +91,7 @@ def softmax_forward(
     H: tl.constexpr, G: tl.constexpr, DECAY: tl.constexpr, BONUS: tl.constexpr, CUT: tl.constexpr,
     JOIN: tl.constexpr, EACH: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """y and the last state of each piece; the states before every EACH-th step.
+    """y and the last state of each piece; the borders, the last one left out.
 
     JOIN: the steps are pieces, whose sums of weights are `present` in the place of 1; no y.
     """
@@ -118,8 +118,8 @@ def softmax_forward(
         for s in tl.static_range(UNROLL):
             t = first + s
             within = t < stop
-            if s % EACH == 0 and t > 0 and t % EACH == 0:  # both are powers of two
-                i = b * ((T - 1) // EACH) + t // EACH - 1
+            if s % EACH == 0 and t % EACH == 0:  # both are powers of two
+                i = b * ((T - 1) // EACH + 2) + t // EACH
                 _store(borders, i, H, D, h, d, inside & within, lead & within, num, m, den)
             num, m, den = _emptied(b * T + t, within, cut, num, m, den, CUT)
             k_t, v_t, weight = loaded[3 * s], loaded[3 * s + 1], loaded[3 * s + 2]
@@ -134,7 +134,7 @@ def softmax_forward(
 
 @triton.jit(do_not_specialize=["T", "length", "pieces"])
 def softmax_backward(
-    k, v, w, u, starts, cut, borders, dy, carries, dk, dv, dw, du, fronts, gains, T, length, pieces,
+    k, v, w, u, cut, borders, dy, carries, dk, dv, dw, du, fronts, gains, T, length, pieces,
     H: tl.constexpr, G: tl.constexpr, DECAY: tl.constexpr, BONUS: tl.constexpr, CUT: tl.constexpr,
     FIRST: tl.constexpr, EACH: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -145,7 +145,7 @@ def softmax_backward(
     """
     b, piece, start, stop, h, d, inside, lead = _place(T, H, G, length, pieces, BLOCK_D, BLOCK_G)
     D: tl.constexpr = H * G
-    dtype: tl.constexpr = starts.dtype.element_ty
+    dtype: tl.constexpr = borders.dtype.element_ty
     g_num, rest, g_den = _load(carries, b * pieces + piece, H, D, h, d, inside)
     decay, bonus = tl.zeros_like(rest), tl.zeros_like(rest)
     if DECAY:
@@ -158,10 +158,7 @@ def softmax_backward(
     blocks = tl.cdiv(stop - start, EACH)
     for block in range(blocks):
         t0 = start + (blocks - 1 - block) * EACH
-        i = b * ((T - 1) // EACH) + t0 // EACH - 1
-        num, m, den = _load(starts, b, H, D, h, d, inside & (t0 == 0))
-        num_kept, m_kept, den_kept = _load(borders, i, H, D, h, d, inside & (t0 > 0))
-        num, m, den = num + num_kept, m + m_kept, den + den_kept
+        num, m, den = _load(borders, b * ((T - 1) // EACH + 2) + t0 // EACH, H, D, h, d, inside)
         states, loaded = (), ()
         for j in tl.static_range(EACH):
             mask = inside & (t0 + j < stop)
@@ -175,7 +172,7 @@ def softmax_backward(
             num, den = a * num + (e * num + now * loaded[3 * j + 1]), a * den + (e * den + now)
         # the next piece begins with the sums that this one ends with, divided by another e^m
         other = inside & (block == 0) & (stop < T)
-        at = borders + (b * ((T - 1) // EACH) + stop // EACH - 1) * (D + 2 * H) + D + H
+        at = borders + (b * ((T - 1) // EACH + 2) + stop // EACH) * (D + 2 * H) + D + H
         ratio = tl.where(other, tl.load(at + h, other, 0.0) / den, 1.0)
         g_num, g_den = ratio * g_num, ratio * g_den
         if FIRST:
@@ -258,12 +255,12 @@ class _Plan:
 def forward(
     k: Tensor, v: Tensor, w: Tensor | None, u: Tensor | None, start: Tensor, cut: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y (B, T, D), the last state (B, D + 2 H), and the states before every 8th step (B, ..., D + 2 H)."""
+    """y (B, T, D), the last state (B, D + 2 H), and the borders (B, ..., D + 2 H)."""
     k, v, start = k.contiguous(), v.contiguous(), start.contiguous()
     w, u, cut = (None if z is None else z.contiguous() for z in (w, u, cut))
     plan = _Plan(k, v, w, u, cut)
     y = torch.empty_like(v)
-    borders = start.new_empty(plan.B, (plan.T - 1) // EVERY, start.shape[1])
+    borders = start.new_empty(plan.B, (plan.T - 1) // EVERY + 2, start.shape[1])
     lasts = start.new_empty(plan.B, plan.pieces, start.shape[1])
     starts = start
     for first in (True, False) if plan.pieces > 1 else (False,):
@@ -276,6 +273,7 @@ def forward(
         )  # fmt: skip
         if first:
             starts = _starts(plan, start, lasts, w, cut)
+    borders[:, -1] = lasts[:, -1]
     return y, lasts[:, -1].clone(), borders
 
 
@@ -287,12 +285,12 @@ def _starts(plan: _Plan, start: Tensor, lasts: Tensor, w: Tensor | None, cut: Te
         padded = torch.nn.functional.pad(cut, (0, plan.pieces * plan.length - plan.T))
         cut = padded.unflatten(1, (plan.pieces, plan.length)).any(2)
     across = _Plan(m, num, decay, None, cut, whole=True)
-    states = start.new_empty(plan.B, plan.pieces - 1, start.shape[1])
+    states = start.new_empty(plan.B, plan.pieces + 1, start.shape[1])
     launch(
         softmax_forward, across.grid, m, num, decay, None, start, cut, den, None, states, torch.empty_like(start),
         *across.sizes, **across.flags, JOIN=True, EACH=1,
     )  # fmt: skip
-    return torch.cat([start[:, None], states], 1)
+    return states[:, :-1].contiguous()
 
 
 def backward(
@@ -312,7 +310,7 @@ def backward(
     for first in (True, False) if plan.pieces > 1 else (False,):
         carries = torch.zeros_like(fronts) if first else carries
         launch(
-            softmax_backward, plan.grid, k, v, w, u, start, cut, borders, dy, carries, dk, dv, dw, du, fronts, gains,
+            softmax_backward, plan.grid, k, v, w, u, cut, borders, dy, carries, dk, dv, dw, du, fronts, gains,
             *plan.sizes, **plan.flags, FIRST=first, EACH=EVERY,
         )  # fmt: skip
         if first:

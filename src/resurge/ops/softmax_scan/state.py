@@ -12,7 +12,7 @@ EMPTY = -1e38
 # the error goes back into the sums; up to this size, which logits of 1e4 have, for sums never to vanish under larger.
 LARGEST_ERROR = 1e-3
 
-# The states before the steps 8, 16, ... are kept for the backward pass.
+# The states before the steps 0, 8, ... and after the last are kept for the backward pass.
 EVERY = 8
 
 
