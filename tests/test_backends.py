@@ -36,22 +36,32 @@ def test_every_backend_is_told_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize("module", ["numba", "triton"])
-def test_work_goes_on_without_a_compiler(module: str) -> None:
-    """With the package hidden: the plain form serves, and says so once."""
+def test_work_goes_on_without_a_compiler(module: str, tmp_path: Path) -> None:
+    """With a package that is there and cannot be imported: the plain form serves, compiled too, and says so once."""
+    (tmp_path / module).mkdir()
+    (tmp_path / module / "__init__.py").write_text("raise ImportError('no such library')", encoding="utf-8")
     code = f"""
-import sys
-sys.modules[{module!r}] = None
 import torch, resurge
 from resurge.ops import diagonal_scan
 for _ in range(2):
     h, _ = diagonal_scan(torch.tensor([0.5]), torch.ones(1, 3, 1))
 print(h.flatten().tolist())
+scan = lambda a, x: diagonal_scan(a, x)[0]
+h = torch.compile(scan, fullgraph=True, backend="eager")(torch.tensor([0.5]), torch.ones(1, 3, 1))
+print("compiled", h.flatten().tolist())
 print([b.reason for b in resurge.backends() if b.name == {module!r}])
 """
-    out = run(code)
-    assert "[1.0, 1.5, 1.75]" in out
+    out = run(code, PYTHONPATH=str(tmp_path))
+    assert "\n[1.0, 1.5, 1.75]" in f"\n{out}"
+    assert "compiled [1.0, 1.5, 1.75]" in out
     assert f"{module} cannot be imported" in out
     assert out.count("serves, because") == (1 if module == "numba" else 0)  # triton is not missed on a CPU
+
+
+def test_triton_tells_that_it_needs_a_c_compiler(tmp_path: Path) -> None:
+    code = "import resurge; print(resurge.backends()[0])"
+    assert "needs a C compiler" in run(code, PATH=str(tmp_path), CC="")
+    assert "needs a C compiler" not in run(code, PATH=str(tmp_path), CC="my-cc")
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_does_no_harm() -> None:

@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.util import find_spec
 from types import ModuleType
 from typing import NamedTuple
 
@@ -28,7 +27,6 @@ from torch import Tensor, nn
 from resurge.errors import ResurgeError, unknown
 
 BACKENDS = ("triton", "numba", "torch", "reference")
-_FOUND = {"cpu": find_spec("numba") is not None, "cuda": find_spec("triton") is not None}
 _forced: str | None = None
 
 
@@ -124,11 +122,16 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
+@torch.compiler.assume_constant_result
+def _kernel(device_type: str) -> str:
+    """The best backend of a device; run when code is traced, not traced itself."""
+    return choose(device_type, torch.float32).backend
+
+
 def select(x: Tensor) -> str:
     """The name of the backend that serves an op on `x`; a fallback is told once a reason."""
-    if torch.compiler.is_compiling():  # traced: no import, and no warning
-        kernel = {"cpu": "numba", "cuda": "triton"}.get(x.device.type) if _FOUND.get(x.device.type) else None
-        serving = _forced or kernel or "torch"
+    if torch.compiler.is_compiling():  # traced: no warning
+        serving = _forced or _kernel(x.device.type)
         return "torch" if serving in ("numba", "triton") and transformed() else serving
     choice = choose(x.device.type, x.dtype)
     if choice.backend in ("numba", "triton") and transformed():

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 def shifted(x: Tensor, last: Tensor, reset: Tensor | None = None) -> Tensor:
     """x_{t-1} for each step t of x (B, T, D): `last` (B, D) before the first, and 0 where `reset` (B, T)."""
-    previous = torch.cat([last[:, None].to(x.dtype), x[:, :-1]], 1)
+    previous = torch.cat([last[:, None].to(x.dtype), x], 1)[:, :-1]  # cut last: T - 1 would be a size of its own
     return previous if reset is None else previous.masked_fill(reset[..., None], 0)
 
 
