@@ -122,10 +122,13 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
-@torch.compiler.assume_constant_result
 def _kernel(device_type: str) -> str:
     """The best backend of a device; run when code is traced, not traced itself."""
     return choose(device_type, torch.float32).backend
+
+
+# What torch.compiler.assume_constant_result does, which would import PyTorch's compiler for it.
+_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def select(x: Tensor) -> str:
