@@ -13,7 +13,7 @@ from torch import Tensor
 
 import resurge
 from benchmarks import results
-from benchmarks.catalogue import OPS
+from benchmarks.catalogue import CHECKED
 from benchmarks.contestants import Sizes, eager, forced
 from benchmarks.op import as_type, draw
 
@@ -38,12 +38,12 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 def measure(op: str, dtype: torch.dtype, T: int, device: torch.device) -> dict[str, tuple[float, float]]:
     """(error of the output, of the worst gradient) by backend."""
-    given = draw(OPS[op], Sizes(_B, T, _D // OPS[op].parts), device, dtype)
-    exact = eager(OPS[op].call, as_type(given, torch.float64))
+    given = draw(CHECKED[op], Sizes(_B, T, _D // CHECKED[op].parts), device, dtype)
+    exact = eager(CHECKED[op].call, as_type(given, torch.float64))
     output, gradients = exact.forward(), exact.both()
     found = {}
     for backend in backends(device):
-        tried = forced(backend, OPS[op].call, given)
+        tried = forced(backend, CHECKED[op].call, given)
         with resurge.backend(backend):  # of the backward pass too
             worst = max(error(found, expected) for found, expected in zip(tried.both(), gradients, strict=True))
             found[backend] = error(tried.forward(), output), worst
@@ -93,14 +93,14 @@ def exceeded(found: list[list[str]], page: Path, device: torch.device) -> list[s
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks precision", description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], help="by default the GPU if there is one")
-    parser.add_argument("--op", choices=OPS, action="append", help="only this op; nothing is written then")
+    parser.add_argument("--op", choices=CHECKED, action="append", help="only this op; nothing is written then")
     parser.add_argument("--longest", type=int, default=STEPS[-1], help="leave out longer sequences")
     parser.add_argument("--check", action="store_true", help=f"fail if the page is exceeded by more than {SLACK:g} x")
     parser.add_argument("--write-docs", action="store_true", help="write the table into docs/guide/precision.md")
     arguments = parser.parse_args(words)
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     steps = tuple(T for T in STEPS if arguments.longest >= T)
-    found = table(arguments.op or list(OPS), steps, device)
+    found = table(arguments.op or list(CHECKED), steps, device)
     print(results.plain(found))
     if arguments.write_docs:
         if arguments.op or steps != STEPS:

@@ -17,9 +17,10 @@ from torch import Tensor
 from benchmarks import results
 from benchmarks.catalogue import OPS
 from benchmarks.contestants import Contestant, Problem, Sizes, eager, in_short
+from benchmarks.entries import bidirectional
 from benchmarks.op import Draw, Op, arrays, draw
 from benchmarks.timing import in_words, interleaved, machine, waiter
-from resurge.ops import bidirectional_scan, bidirectional_scan_pairs, lem_scan, sigmoid_scan
+from resurge.ops import lem_scan, sigmoid_scan
 from resurge.ops.launch import TABLE, recording, table
 
 CANDIDATES = {
@@ -33,11 +34,6 @@ CANDIDATES = {
 DTYPES = (torch.float32, torch.bfloat16)
 LONG = Sizes(1, 1 << 16, 256)  # one row, so that time is cut
 DENSE = Sizes(128, 256, 256)  # the steps of these ops follow each other, a program a row
-
-
-def _both_ways(a: Tensor, x: Tensor) -> Tensor:
-    scan = bidirectional_scan_pairs if x.dim() == 4 else bidirectional_scan
-    return torch.add(*scan(a, x))
 
 
 def _dense(call: Callable[..., Tensor], widths: tuple[int, ...]) -> Op:
@@ -55,18 +51,13 @@ def _lem(p: Tensor, R: Tensor, C: Tensor) -> Tensor:
     return torch.add(*lem_scan(p, R, C, p.new_full(p.shape[:2], 0.1)))
 
 
-# Ops that nobody else computes, and that are timed here only
-BIDIRECTIONAL = {
-    name.replace("diagonal", "bidirectional"): op._replace(call=_both_ways)
-    for name, op in OPS.items()
-    if name.startswith("diagonal")
-}
+# Ops that are timed here only
 ONE_BY_ONE = {"lem_scan": _dense(_lem, (4, 3, 1)), "sigmoid_scan": _dense(sigmoid_scan, (1, 1))}
 
 
 def problems() -> Iterator[tuple[str, Op, Sizes]]:
     """All that is timed: together, every kernel is launched."""
-    for name, op in (OPS | BIDIRECTIONAL).items():
+    for name, op in (OPS | bidirectional.OPS).items():
         yield name, op, Sizes((1 << 26) // op.parts // (2048 * 256), 2048, 256)
         yield name, op, LONG
     for name, op in ONE_BY_ONE.items():

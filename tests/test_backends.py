@@ -58,6 +58,21 @@ print([b.reason for b in resurge.backends() if b.name == {module!r}])
     assert out.count("serves, because") == (1 if module == "numba" else 0)  # triton is not missed on a CPU
 
 
+def test_code_is_traced_for_kernels_that_are_not_loaded_yet() -> None:
+    """And not loaded meanwhile: numba would keep what `torch.export` has put in the place of Python's functions."""
+    out = run("""
+import sys, torch, resurge
+from resurge.ops import diagonal_scan
+class Scan(torch.nn.Module):
+    def forward(self, x):
+        return diagonal_scan(torch.tensor([0.5]), x)[0]
+exported = torch.export.export(Scan(), (torch.ones(1, 3, 1),))
+print("resurge.diagonal_scan" in str(exported.graph), "numba" in sys.modules)
+print(exported.module()(torch.ones(1, 3, 1)).flatten().tolist(), resurge.backends()[1].reason)
+""")
+    assert "True False\n[1.0, 1.5, 1.75] ready" in out
+
+
 def test_triton_tells_that_it_needs_a_c_compiler(tmp_path: Path) -> None:
     code = "import resurge; print(resurge.backends()[0])"
     assert "needs a C compiler" in run(code, PATH=str(tmp_path), CC="")

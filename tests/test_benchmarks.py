@@ -13,7 +13,7 @@ from torch import Tensor
 
 import resurge
 from benchmarks import claims, installed, lengths, ops, precision, results, tune
-from benchmarks.catalogue import OPS
+from benchmarks.catalogue import CHECKED, OPS
 from benchmarks.contestants import Contestant, Peer, Problem, Sizes, eager, forced
 from benchmarks.op import Draw, Op, as_peers_take_it, draw
 from benchmarks.timing import in_new_process, interleaved
@@ -242,7 +242,7 @@ def test_pages_are_filled_between_their_marks(tmp_path: Path) -> None:
 
 
 def test_errors_are_within_those_published() -> None:
-    found = precision.table(list(OPS), (128, 2048), CPU)
+    found = precision.table(list(CHECKED), (128, 2048), CPU)
     assert precision.exceeded(found, precision.PAGE, CPU) == []
 
 
@@ -253,7 +253,7 @@ def test_the_check_of_errors_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
         h = exact.call(*arguments)
         return h * (1 + 1e-5) if h.dtype == torch.float32 else h
 
-    monkeypatch.setitem(OPS, "diagonal", exact._replace(call=careless))
+    monkeypatch.setitem(CHECKED, "diagonal", exact._replace(call=careless))
     wrong = precision.exceeded(precision.table(["diagonal"], (128,), CPU), precision.PAGE, CPU)
     assert any(line.startswith("diagonal float32 numba, T = 128: output") for line in wrong)
     assert not any("bfloat16" in line for line in wrong)

@@ -460,18 +460,6 @@ def test_compiled_exported_and_checkpointed_the_scan_is_the_same() -> None:
     assert_close(exported(*wanted)[0], diagonal_scan(*wanted)[0], torch.float64, "exported")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-def test_cuda_graphs_replay_the_scan() -> None:
-    a, x = torch.rand(8, device="cuda"), torch.randn(2, 64, 8, device="cuda")
-    diagonal_scan(a, x)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        h, _ = diagonal_scan(a, x)
-    x.copy_(torch.randn_like(x))
-    graph.replay()
-    assert torch.equal(h, diagonal_scan(a, x)[0])
-
-
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("modulus", [1.0, 1 - 1e-7])
 def test_a_million_steps_at_the_edge_of_stability(modulus: float, count: int) -> None:

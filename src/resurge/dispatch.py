@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import NamedTuple
 
@@ -114,7 +115,11 @@ def choose(device_type: str, dtype: torch.dtype) -> Choice:
 def kernels(op: str, x: Tensor) -> ModuleType:
     """The module with the kernels of `op` that serve `x`: `cpu` (numba) or `gpu` (Triton)."""
     on_gpu = x.is_cuda or _forced == "triton"
-    return importlib.import_module(f"resurge.ops.{op}.{'gpu' if on_gpu else 'cpu'}")
+    try:
+        return importlib.import_module(f"resurge.ops.{op}.{'gpu' if on_gpu else 'cpu'}")
+    except ImportError as error:
+        reason = (triton_missing if on_gpu else numba_missing)() or str(error)
+        raise ResurgeError(f"{reason}: what was traced or forced to use it must be traced anew") from error
 
 
 def transformed() -> bool:
@@ -123,8 +128,15 @@ def transformed() -> bool:
 
 
 def _kernel(device_type: str) -> str:
-    """The best backend of a device; run when code is traced, not traced itself."""
-    return choose(device_type, torch.float32).backend
+    """The best backend of a device for code that is being traced. This function runs meanwhile, and is not traced.
+
+    Nothing is imported: `torch.export` has put functions of its own in the place of Python's, which numba would keep.
+    """
+    for device, name, missing in (("cpu", "numba", numba_missing), ("cuda", "triton", triton_missing)):
+        if device_type == device:
+            absent = missing() if missing.cache_info().currsize else find_spec(name) is None
+            return "torch" if absent else name
+    return "torch"
 
 
 # What torch.compiler.assume_constant_result does, which would import PyTorch's compiler for it.
