@@ -73,6 +73,28 @@ print(exported.module()(torch.ones(1, 3, 1)).flatten().tolist(), resurge.backend
     assert "True False\n[1.0, 1.5, 1.75] ready" in out
 
 
+def test_code_traced_for_a_numba_that_cannot_be_imported_names_it(tmp_path: Path) -> None:
+    (tmp_path / "numba").mkdir()
+    (tmp_path / "numba" / "__init__.py").write_text("raise ImportError('no such library')", encoding="utf-8")
+    out = run(
+        """
+import torch, resurge
+from resurge.ops import diagonal_scan
+scan = torch.compile(lambda a, x: diagonal_scan(a, x)[0], fullgraph=True, backend="eager")
+for _ in range(2):
+    try:
+        print(scan(torch.tensor([0.5]), torch.ones(1, 3, 1)).flatten().tolist())
+    except resurge.ResurgeError as error:
+        print(error)
+    torch._dynamo.reset()
+""",
+        PYTHONPATH=str(tmp_path),
+    )
+    assert "numba cannot be imported (no such library): what was traced" in out
+    assert "[1.0, 1.5, 1.75]" in out  # traced anew
+    assert "Traceback" not in out
+
+
 def test_triton_tells_that_it_needs_a_c_compiler(tmp_path: Path) -> None:
     code = "import resurge; print(resurge.backends()[0])"
     assert "needs a C compiler" in run(code, PATH=str(tmp_path), CC="")

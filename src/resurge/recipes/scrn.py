@@ -115,7 +115,7 @@ def check(numbers: dict[str, float]) -> Check:
     simple one).
     """
     return Check(
-        holds=numbers["scrn"] >= 0.9 and numbers["alpha_0"] <= 0.5,
+        holds=numbers["scrn"] >= 0.9 and numbers["alpha_0"] <= 0.4,
         measured=numbers["scrn"],
         baseline=numbers["alpha_0"],
         threshold=0.9,

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from resurge.jit import jit, summing
 from resurge.ops.diagonal import cpu as diagonal
-from resurge.ops.diagonal.form import PLAIN
 from resurge.ops.elementary import exp, sigmoid, softplus
+from resurge.ops.selective_scan.chunk import edges
 from resurge.ops.threads import flat, flushing, run
 
 # Fewer steps a piece, or fewer pieces, are not worth a pass of their own.
@@ -336,10 +336,7 @@ def _edges(arguments, edge, dy, pieces, tasks, elements):  # type: ignore[no-unt
     backward = dy is not None
     gain, end = torch.empty(2, len(edge), pieces, *edge.shape[1:], dtype=edge.dtype)
     run(flushing(_summary), (*arguments, flat(dy), backward, flat(gain), flat(end)), tasks, 1, elements)
-    across, _ = diagonal.forward(gain.flatten(2), end.flatten(2), edge.flatten(1), None, backward, PLAIN)
-    across = across.view(gain.shape)
-    parts = (across[:, 1:], edge[:, None]) if backward else (edge[:, None], across[:, :-1])
-    return torch.cat(parts, 1)
+    return edges(diagonal, gain, end, edge, backward=backward)
 
 
 def forward(

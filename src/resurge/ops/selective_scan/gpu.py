@@ -18,8 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from resurge.ops.diagonal import gpu as diagonal
-from resurge.ops.diagonal.form import PLAIN
 from resurge.ops.launch import chunks, launch, table
+from resurge.ops.selective_scan.chunk import edges
 
 
 @triton.constexpr_function
@@ -319,11 +319,7 @@ def _carried(plan: _Plan, edge: Tensor, tensors: tuple[Tensor | None, ...], *, b
     gain = edge.new_empty(plan.rows, plan.pieces, plan.N, plan.D)
     end = torch.empty_like(gain)
     plan.launch(selective_summary, *tensors, gain, end, *plan.sizes, BACKWARD=backward)
-    across, _ = diagonal.forward(gain.flatten(2), end.flatten(2), edge.flatten(1), None, backward, PLAIN)
-    across = across.view(gain.shape)
-    if backward:
-        return torch.cat([across[:, 1:], edge[:, None]], 1)
-    return torch.cat([edge[:, None], across[:, :-1]], 1)
+    return edges(diagonal, gain, end, edge, backward=backward)
 
 
 def backward(
